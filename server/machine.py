@@ -1,0 +1,41 @@
+"""What the operating system says of this process: CPUs, memory, age."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use: its affinity, cut by the cgroup's quota (rounded up), at least 1.
+
+    ONNX Runtime counts the host's cores; in a container with a quota that starts too many threads.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(affinity, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or "max": no quota
+        return affinity
+
+
+def resident_bytes() -> int:
+    """Return this process's resident memory in bytes, mapped files included; 0 where the system does not tell.
+
+    ``smaps_rollup`` counts pages exactly; ``statm``, beside it, lags behind by some for each CPU.
+    """
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss:")), 0)
+
+
+def process_age_seconds() -> float:
+    """Return the seconds since this process was started (to 0.01); 0 where the system does not tell."""
+    try:
+        started = int(Path("/proc/self/stat").read_text(encoding="ascii").rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+    except OSError:
+        return 0.0
+    return uptime - started / os.sysconf("SC_CLK_TCK")
