@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Command = typing.TypeVar("Command", bound="Callable[..., Any]")
 ENVIRONMENT = "NETWEIGHT"
+EXTRAS = {"onnxruntime": "cpu", "rich": "compare", "PIL": "compare", "psutil": "compare"}
+"""Which extra of the package brings a module; others come with [train]."""
+INTERRUPTED = 130
 
 
 class Lines(click.Group):
@@ -139,6 +142,211 @@ def health(address: str) -> None:
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     click.echo(status)
     sys.exit(0 if status == "SERVING" else 1)
+
+
+def _complete_network(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    from models import catalog
+
+    return [name for name in catalog.names() if name.startswith(incomplete)]
+
+
+network_argument = click.argument("network", shell_complete=_complete_network)
+repository_option = click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default=Path("model_repository"),
+    show_default=True,
+    envvar="NETWEIGHT_REPOSITORY",
+    help="The model repository.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@main.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def models(context: click.Context, as_json: bool) -> None:
+    """List the networks of the catalogue, or show one."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_models, as_json=as_json)
+
+
+@models.command("list")
+@json_option
+def list_models(as_json: bool) -> None:
+    """List every network: family, year, parameters, bytes, published accuracy."""
+    from models import catalog, listing
+
+    click.echo(listing.as_json(catalog.architectures()) if as_json else listing.as_table(catalog.architectures()))
+
+
+@models.command("show")
+@network_argument
+@json_option
+def show_model(network: str, as_json: bool) -> None:
+    """Show one network: what it takes, what it weighs, how it is trained, what was published of it."""
+    from models import catalog, listing
+
+    architecture = catalog.get(network)
+    click.echo(listing.as_json([architecture]) if as_json else listing.describe(architecture))
+
+
+@main.command()
+@network_argument
+@click.option("--data", default="digits", show_default=True, help="The data set: digits are built in.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Where the run is written.  [default: out/runs/NETWORK]"
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data.  [default: the network's recipe]")
+@click.option("--learning-rate", type=float, help="The schedule's peak.  [default: the network's recipe]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images in a step.  [default: the network's recipe]")
+@click.option("--seed", default=0, show_default=True, help="Of weights, order and dropout.")
+@click.option("--fresh", is_flag=True, help="Begin anew, even where a run stands that could be resumed or reused.")
+def train(network: str, data: str, output: Path | None, seed: int, fresh: bool, **changes: Any) -> None:
+    """Train a network of the catalogue.
+
+    A run that was cut off goes on where it was; a finished one is not trained again. The best epoch's weights are in
+    best.pt, each epoch's figures in history.csv, what was reached in run.json.
+    """
+    from models import catalog
+    from models.train import train as run
+
+    architecture = catalog.get(network)
+    given = {name: value for name, value in changes.items() if value is not None}
+    recipe = dataclasses.replace(architecture.recipe, **given) if architecture.recipe and given else None
+    directory = output or Path("out/runs") / network
+    trained = run(
+        architecture, data=data, recipe=recipe, directory=directory, seed=seed, resume=not fresh, report=click.echo
+    )
+    click.echo(f"{directory / 'best.pt'}: held-out accuracy {trained.accuracy:.2%}")
+    click.echo(f"next: netweight export {network} --weights {directory / 'best.pt'}")
+
+
+@main.command()
+@network_argument
+@click.option(
+    "--weights",
+    default="random",
+    show_default=True,
+    help="random (untrained), a checkpoint file, or the name of torchvision's published ones: IMAGENET1K_V1, DEFAULT.",
+)
+@repository_option
+@click.option("--name", help="The model's name in the repository.  [default: the network's]")
+@click.option("--classes", type=click.IntRange(min=1), help="Classes, with random weights.  [default: the network's]")
+@click.option(
+    "--input",
+    type=click.Choice(["uint8", "float32"]),
+    default="uint8",
+    show_default=True,
+    help="uint8 takes pixels and preprocesses in the graph; float32 takes the normalised NCHW tensor.",
+)
+@click.option("--opset", type=int, default=20, show_default=True, help="The version of ONNX's operators.")
+@click.option(
+    "--external-data-above",
+    type=click.FloatRange(min=0),
+    default=50.0,
+    show_default=True,
+    help="Megabytes (10^6) of weights from which on they lie beside the graph, so that the server maps them.",
+)
+def export(network: str, weights: str, external_data_above: float, **options: Any) -> None:
+    """Export a network to ONNX, prove it against torch, and publish it as the model's next version."""
+    from export.pipeline import export as run
+    from export.weights import parse
+    from models import catalog
+
+    published = run(
+        catalog.get(network),
+        parse(weights),
+        options.pop("repository"),
+        external_data_above=external_data_above * 1e6,
+        report=click.echo,
+        **options,
+    )
+    click.echo(f"published {published.path}")
+    click.echo(f"next: netweight serve --repository {published.path.parents[1]}")
+
+
+@main.command()
+@click.argument("model")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--address", default="127.0.0.1:8001", show_default=True, help="The server's gRPC port.")
+@click.option("--version", "model_version", default="", help="The model's version.  [default: the newest]")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="How many labels.")
+@json_option
+def infer(model: str, file: Path, address: str, model_version: str, top: int, as_json: bool) -> None:
+    """Ask a running server what FILE shows: a picture (PNG, JPEG, ...) or an array (.npy).
+
+    A picture is brought to the model's own size: its shorter side is scaled, its middle cut out. An array is sent as it
+    is, with or without the batch dimension.
+    """
+    import json
+
+    from server.ask import ask
+    from server.client import Client
+
+    with Client(address) as client:
+        answers = ask(client, model, file, version=model_version, top=top)
+    if as_json:
+        click.echo(json.dumps([[dataclasses.asdict(each) for each in sample] for sample in answers], indent=2))
+        return
+    for number, sample in enumerate(answers):
+        if len(answers) > 1:
+            click.echo(f"image {number}")
+        for each in sample:
+            click.echo(f"{each.score:>10.4f}  {each.label}")
+
+
+@main.command()
+@click.argument("models", nargs=-1)
+@repository_option
+@click.option("--address", help="A running server's gRPC port, HOST:PORT.  [default: start one]")
+@click.option("--metrics-url", help="A running server's metrics page, for load seconds and memory.")
+@click.option("--heldout", help="Where each model's held-out images are, e.g. out/demo/runs/{model}/heldout.npz")
+@click.option(
+    "--callers", multiple=True, type=click.IntRange(min=1), default=(32,), help="Callers at once.  [default: 32]"
+)
+@click.option("--seconds", default=2.0, show_default=True, type=click.FloatRange(min=0.1), help="Of each measurement.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Write results.json and results.md into this directory."
+)
+@json_option
+def compare(as_json: bool, output: Path | None, **options: Any) -> None:
+    """Weigh models side by side: bytes, memory, milliseconds, throughput, accuracy, through a real server."""
+    from compare import report
+    from compare.environment import environment
+    from compare.run import compare as run
+
+    rows = run(report=lambda line: click.echo(line, err=as_json), **options)
+    if output:
+        report.write_results(output / "results.json", rows, environment())
+        report.write_text(output / "results.md", report.as_markdown(rows))
+    click.echo(report.as_json(rows, environment()) if as_json else report.as_text(rows, click.get_terminal_width()))
+
+
+@main.command()
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    default=Path("out/demo"),
+    show_default=True,
+    help="Where everything is kept; what is there already is used again.",
+)
+def demo(directory: Path) -> None:
+    """Train four networks on the built-in digits, export, serve and compare them: what does VGG cost?"""
+    from compare.demo import demo as run
+
+    run(directory, report=click.echo)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes netweight's commands: eval "$(netweight completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(main, {}, "netweight", "_NETWEIGHT_COMPLETE").source())
 
 
 if __name__ == "__main__":

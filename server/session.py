@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,7 +96,7 @@ def open_session(path: Path, options: SessionOptions) -> Session:
     except Exception as error:
         raise ModelLoadError(f"{path.name} cannot be opened by ONNX Runtime: {_first_line(error)}") from error
     provider = runtime.get_providers()[0]
-    fell_back = check_provider(options.provider, provider, wants_cuda)
+    fell_back = check_provider(options.provider, provider, tried_cuda=wants_cuda, absence=cuda_absence())
     return Session(
         runtime=runtime,
         inputs=tuple(_spec(path, node) for node in runtime.get_inputs()),
@@ -106,14 +106,14 @@ def open_session(path: Path, options: SessionOptions) -> Session:
     )
 
 
-def check_provider(wanted: Provider, got: str, tried_cuda: bool, *, cause: Callable[[], str] | None = None) -> bool:
+def check_provider(wanted: Provider, got: str, *, tried_cuda: bool, absence: str = "") -> bool:
     """Catch ONNX Runtime's silent fall back to the CPU.
 
     Args:
         wanted: the setting.
         got: the first provider of the session.
-        tried_cuda: whether CUDA was asked of ONNX Runtime.
-        cause: says why CUDA is not there.
+        tried_cuda: whether CUDA was wanted of this installation.
+        absence: why CUDA is not there, as far as is known.
 
     Returns:
         Whether it fell back although the setting (auto) allows it.
@@ -123,22 +123,29 @@ def check_provider(wanted: Provider, got: str, tried_cuda: bool, *, cause: Calla
     """
     if got == CUDA or not tried_cuda:
         return False
-    why = (cause or cuda_absence)()
+    why = absence or "the CUDA provider did not load; ONNX Runtime's lines above name the library that it misses"
     if wanted == "cuda":
-        raise ModelLoadError(f"provider is cuda, but ONNX Runtime fell back to {got}: {why}")
-    log.warning("CUDA is not used, ONNX Runtime fell back to %s: %s", got, why)
+        raise ModelLoadError(f"provider is cuda, but the model would run on {got}: {why}")
+    log.warning("CUDA is not used, the model runs on %s: %s", got, why)
     return True
 
 
+@functools.cache
 def cuda_absence() -> str:
-    """Say why CUDA is not there, as far as can be seen from here."""
+    """Say why CUDA cannot be there; empty where nothing that can be seen from here prevents it."""
     if CUDA not in ort.get_available_providers():
         return "the installed onnxruntime has no CUDA provider; install netweight[gpu] instead of netweight[cpu]"
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return "there is no NVIDIA driver (libcuda.so.1); start on a machine, or a container, that has one"
-    return "the CUDA provider did not load; ONNX Runtime's lines above name the library that it misses"
+        return "there is no NVIDIA driver (libcuda.so.1); start on a machine, or in a container, that has one"
+    return ""
+
+
+@functools.cache
+def _preload_cuda() -> None:
+    """Load the CUDA and cuDNN libraries that came as wheels, once, before the first session."""
+    ort.preload_dlls()
 
 
 def warm_up(session: Session, max_batch_size: int) -> None:
@@ -181,8 +188,8 @@ def _create(path: Path, options: SessionOptions, wants_cuda: bool) -> Any:
         # time to make it, and gains little (docs/behaviour.md has the figures).
         config.add_session_config_entry("session.disable_prepacking", "1")
     providers: list[Any] = [CPU]
-    if wants_cuda and CUDA in ort.get_available_providers():
-        ort.preload_dlls()
+    if wants_cuda and not cuda_absence():
+        _preload_cuda()
         config.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         providers.insert(0, (CUDA, _cuda_options(options)))
     return ort.InferenceSession(str(path), config, providers)
