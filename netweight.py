@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted.
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import typing
 from pathlib import Path
@@ -22,6 +23,8 @@ ENVIRONMENT = "NETWEIGHT"
 EXTRAS = {"onnxruntime": "cpu", "rich": "compare", "PIL": "compare", "psutil": "compare"}
 """Which extra of the package brings a module; others come with [train]."""
 INTERRUPTED = 130
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime 1.32 would otherwise keep a device's id on disk
 
 
 class Lines(click.Group):

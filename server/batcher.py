@@ -34,7 +34,7 @@ class Entry(Generic[Item, Result]):
     started: float = 0.0
     finished: float = 0.0
     cancelled: bool = False
-    """Set by the caller, who no longer waits: the entry is dropped when its batch is made."""
+    """Nobody waits for it any more (`Batcher.withdraw`): it is dropped when its batch is made."""
     result: Result | None = None
     error: BaseException | None = None
 
@@ -95,6 +95,14 @@ class Batcher(Generic[Item, Result]):
                 raise UnavailableError(f"{len(self._queue)} requests wait already, the queue's bound: try again later")
             self._queue.append(entry)
             self._changed.notify()
+
+    def withdraw(self, entry: Entry[Item, Result]) -> bool:
+        """Take an entry out unless its batch has begun (or it was taken out before); return whether it will not run."""
+        with self._changed:
+            if entry.started or entry.cancelled:
+                return False
+            entry.cancelled = True
+            return True
 
     def close(self) -> None:
         """Take nothing new, finish what has queued, and end the threads. Idempotent."""

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from server.errors import StartError
 
 Provider = Literal["auto", "cpu", "cuda"]
+Way = Literal["auto", "direct", "ordinary"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -38,13 +39,20 @@ class Settings:
     queue_timeout_seconds: float = setting(0.0, "How long a request may wait in the queue; 0 for no limit.", low=0)
     max_message_bytes: int = setting(64 * 2**20, "The largest request or answer.", low=4096, high=2**31 - 1)
     gpu_memory_limit_bytes: int = setting(0, "ONNX Runtime's GPU arena for each model; 0 for no limit.", low=0)
+    way: Way = setting(
+        "auto", "Of ModelInfer through grpcio: direct on its completion queue, or a thread for each call."
+    )
     drain_seconds: float = setting(20.0, "How long SIGTERM waits for requests in flight.", low=0)
     log_level: LogLevel = setting("info", "How much is logged, to standard error.")
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             _check(entry.name, getattr(self, entry.name), entry.metadata["low"], entry.metadata["high"])
-        for name, choices in (("provider", get_args(Provider)), ("log_level", get_args(LogLevel))):
+        for name, choices in (
+            ("provider", get_args(Provider)),
+            ("way", get_args(Way)),
+            ("log_level", get_args(LogLevel)),
+        ):
             if getattr(self, name) not in choices:
                 raise StartError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
 

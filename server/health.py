@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
-from grpc_health.v1 import health_pb2
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health, health_pb2
 
 if TYPE_CHECKING:
-    from server.repository import Repository
     from server.service import InferenceService
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -22,17 +21,21 @@ class Health:
     versions is READY).
     """
 
-    def __init__(self, service: InferenceService, repository: Repository) -> None:
-        self.servicer = HealthServicer()
+    def __init__(self, service: InferenceService) -> None:
+        self.servicer = health.HealthServicer()
         self._service = service
-        self._repository = repository
+        self._lock = threading.Lock()
 
-    async def update(self) -> None:
-        """Derive every service's status anew, and tell those who watch."""
-        await self.servicer.set("", SERVING if self._service.ready() else NOT_SERVING)
-        serving: dict[str, bool] = {}
-        for status in self._repository.index():
-            ready = status.state == "READY" and not self._service.draining
-            serving[status.name] = serving.get(status.name, False) or ready
-        for name, ready in serving.items():
-            await self.servicer.set(name, SERVING if ready else NOT_SERVING)
+    def update(self) -> None:
+        """Derive every service's status anew, and tell those who watch. Any thread may call."""
+        with self._lock:
+            self._set("", self._service.ready())
+            serving: dict[str, bool] = {}
+            for status in self._service.repository.index():
+                ready = status.state == "READY" and not self._service.draining
+                serving[status.name] = serving.get(status.name, False) or ready
+            for name, ready in serving.items():
+                self._set(name, ready)
+
+    def _set(self, name: str, serving: bool) -> None:
+        self.servicer.set(name, SERVING if serving else NOT_SERVING)

@@ -59,9 +59,9 @@ class Metrics:
         for each in STATES:
             self.state.labels(model, version, each).set(each == state)
 
-    def count_unknown(self, code: str) -> None:
-        """Count a call for a model that is not there; its name is the caller's free text, so it is no label."""
-        self.requests.labels("", "", code).inc()
+    def count_refused(self, model: str, version: str, code: str) -> None:
+        """Count a call that reached no loaded version; both names are empty where they are a caller's free text."""
+        self.requests.labels(model, version, code).inc()
 
 
 class ModelMetrics:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from server.metrics import Metrics
     from server.pb import model_config_pb2 as pb
     from server.session import Session
+    from server.timeouts import Timeouts
 
 Tensors: TypeAlias = "dict[str, Array]"
 Waiting: TypeAlias = "Entry[Tensors, Tensors]"
+Done: TypeAlias = "Callable[[Tensors | BaseException | None], None]"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Model:
         labels: Mapping[str, tuple[str, ...]],
         limits: Limits,
         metrics: Metrics,
+        timeouts: Timeouts,
     ) -> None:
         self.name = config.name
         self.version = str(version)
@@ -53,6 +56,7 @@ class Model:
         self.inputs = model_config.specs(config.input, self.batches)
         self.outputs = model_config.specs(config.output, self.batches)
         self._labels = labels
+        self._timeouts = timeouts
         policy = config.dynamic_batching.default_queue_policy
         self._timeout_seconds = policy.default_timeout_microseconds / 1e6 or limits.queue_timeout_seconds
         self._batcher: Batcher[Tensors, Tensors] = Batcher(
@@ -75,28 +79,28 @@ class Model:
         """Finish what waits, then stop. Blocks until then."""
         self._batcher.close()
 
-    async def infer(self, request: InferRequest) -> Tensors:
-        """Wait for a batch, run in it, and return the outputs that the request asks for, in its order.
+    def submit(self, request: InferRequest, done: Done) -> Waiting:
+        """Queue one request; ``done`` is called once, with its outputs in the order asked for or with its failure.
+
+        That call comes from an instance's thread, or from the thread of the timeouts. A caller who no longer
+        waits hands the entry to `withdraw`.
 
         Raises:
             InvalidArgumentError: the request does not fit the model.
-            UnavailableError: the queue is full, or the request waited longer than it may.
-            ExecutionError: ONNX Runtime failed.
+            UnavailableError: the queue is full.
         """
         size, key = self._check(request.inputs)
-        inputs = {name: self._as_text(name, array) for name, array in request.inputs.items()}
         wanted = self._wanted(request.outputs)
-        loop = asyncio.get_running_loop()
-        entry: Waiting = Entry(inputs, size, key, loop.create_future())
+        inputs = {name: self._as_text(name, array) for name, array in request.inputs.items()}
+        entry: Waiting = Entry(inputs, size, key, (wanted, done))
         self._batcher.submit(entry)
         if seconds := request.timeout_seconds or self._timeout_seconds:
-            loop.call_later(seconds, self._expire, entry, seconds)
-        try:
-            outputs: Tensors = await entry.waiter
-        except asyncio.CancelledError:
-            entry.cancelled = True
-            raise
-        return {each.name: self._render(outputs[each.name], each) for each in wanted}
+            self._timeouts.after(seconds, lambda: self._expire(entry, seconds))
+        return entry
+
+    def withdraw(self, entry: Waiting) -> bool:
+        """Forget a request unless its batch has begun; return whether it is forgotten, and ``done`` never called."""
+        return self._batcher.withdraw(entry)
 
     def _check(self, inputs: Tensors) -> tuple[int, Hashable]:
         """Hold the inputs against the model; return the batch size and the key of what can be stacked with it."""
@@ -155,31 +159,21 @@ class Model:
         ]
 
     def _deliver(self, batch: list[Waiting]) -> None:
-        """Hand a finished batch to the event loop, in one call for all of it."""
-        loop: asyncio.AbstractEventLoop = batch[0].waiter.get_loop()
-        loop.call_soon_threadsafe(self._resolve, batch)
-
-    def _resolve(self, batch: list[Waiting]) -> None:
+        """Count a finished batch and answer each of its requests, in the instance's thread."""
         first = batch[0]
-        size = sum(entry.size for entry in batch)
         waits = [entry.started - entry.queued for entry in batch]
-        self.metrics.execution(size, first.finished - first.started, waits)
+        self.metrics.execution(sum(entry.size for entry in batch), first.finished - first.started, waits)
         for entry in batch:
-            if entry.waiter.done():
-                continue
-            if entry.error is not None:
-                entry.waiter.set_exception(entry.error)
+            wanted, done = entry.waiter
+            if entry.result is None:
+                done(entry.error)
             else:
-                entry.waiter.set_result(entry.result)
+                done({each.name: self._render(entry.result[each.name], each) for each in wanted})
 
     def _expire(self, entry: Waiting, seconds: float) -> None:
         """Answer a request that waited too long; one whose batch has begun runs to its end."""
-        if entry.started or entry.waiter.done():
-            return
-        entry.cancelled = True
-        entry.waiter.set_exception(
-            UnavailableError(f"{self._where}: waited {seconds:g} s in the queue, its limit: try again later")
-        )
+        if self._batcher.withdraw(entry):
+            entry.waiter[1](UnavailableError(f"{self._where}: waited {seconds:g} s in the queue: try again later"))
 
 
 def _stack(items: list[Tensors], inputs: tuple[TensorSpec, ...]) -> Tensors:

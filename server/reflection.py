@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from server.pb import inference_pb2, model_config_pb2
-from server.service import NAMES
+from server.transport import NAMES
 
 if TYPE_CHECKING:
     import grpc
@@ -23,7 +23,7 @@ OURS = "netweight.v1"
 PROTOCOLS = "inference"
 
 
-def enable(server: grpc.aio.Server) -> None:
+def enable(server: grpc.Server) -> None:
     """Let callers ask which services there are, and for their descriptors."""
     health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     reflection.enable_server_reflection((*NAMES, health, reflection.SERVICE_NAME), server, pool())

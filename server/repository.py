@@ -13,6 +13,7 @@ from server.errors import InvalidArgumentError, ModelLoadError, NotFoundError, S
 from server.machine import resident_bytes, usable_cpus
 from server.model import Limits, Model
 from server.session import SessionOptions, bucket_sizes, open_session, warm_up
+from server.timeouts import Timeouts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +51,7 @@ class Repository:
         self._metrics = metrics
         self._on_change = on_change
         self._models: dict[str, dict[str, VersionStatus]] = {}
+        self._timeouts = Timeouts()
 
     def scan(self) -> None:
         """Find the models to serve; every version to load is LOADING from here on.
@@ -69,12 +71,11 @@ class Repository:
         for name in self._settings.models or found:
             self._plan(name, root / name)
 
-    def load_all(self) -> None:
-        """Load what `scan` found, one after the other (so that each one's memory can be told). Blocks."""
-        for versions in self._models.values():
-            for status in versions.values():
-                if status.state == "LOADING":
-                    self._load(status.name, status.version)
+    def load_all(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Load what `scan` found, one after the other (so that each one's memory can be told), until ``stopping``."""
+        for status in self.index():
+            if status.state == "LOADING" and not stopping():
+                self._load(status.name, status.version)
 
     def get(self, name: str, version: str = "") -> Model:
         """Return a READY version; the newest one where none is named.
@@ -129,6 +130,7 @@ class Repository:
                 self._set(VersionStatus(status.name, status.version, "UNLOADING"))
                 status.model.close()
                 self._set(VersionStatus(status.name, status.version, "UNAVAILABLE", "unloaded"))
+        self._timeouts.close()
 
     def _plan(self, name: str, directory: Path) -> None:
         present = sorted(int(each.name) for each in directory.iterdir() if _is_version(each.name) and each.is_dir())
@@ -178,7 +180,7 @@ class Repository:
         session = session.with_buckets(bucket_sizes(session.provider, full.max_batch_size))
         warm_up(session, full.max_batch_size)
         limits = Limits(settings.max_queue_size, settings.queue_timeout_seconds)
-        model = Model(version, full, session, _labels(directory, full), limits, self._metrics)
+        model = Model(version, full, session, _labels(directory, full), limits, self._metrics, self._timeouts)
         model.start()
         return model
 

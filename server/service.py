@@ -1,147 +1,147 @@
-"""GRPCInferenceService: one short method for each call, registered under both of the service's names."""
+"""GRPCInferenceService: one short method for each call; ModelInfer, which waits for a batch, is a call object."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
-from google.protobuf import message_factory
 
 from server import wire
 from server.errors import ServerError
 from server.pb import inference_pb2 as pb
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from server.metrics import Metrics
-    from server.model import Model
+    from server.model import Model, Tensors, Waiting
     from server.repository import Repository
     from server.tensors import TensorSpec
 
 log = logging.getLogger(__name__)
-SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-NAMES = ("inference.GRPCInferenceService", SERVICE.full_name)
-"""The protocol's name and ours."""
 EXTENSIONS = ("classification", "model_configuration")
 """What this server does beyond the Open Inference Protocol."""
-Context = grpc.aio.ServicerContext[Any, Any]
+INTERNAL = "internal error; the server's log has its cause"
+
+Respond: TypeAlias = Callable[[grpc.StatusCode, str, "pb.ModelInferResponse | None"], None]
 
 
 class InferenceService:
     """Answers the calls. Methods are named as in the protocol; failures are `ServerError`."""
 
     def __init__(self, repository: Repository, metrics: Metrics) -> None:
-        self._repository = repository
-        self._metrics = metrics
+        self.repository = repository
+        self.metrics = metrics
         self.draining = False
 
     def ready(self) -> bool:
         """Whether every model that should be loaded is READY and the server is not draining."""
-        return not self.draining and self._repository.ready()
+        return not self.draining and self.repository.ready()
 
-    async def ServerLive(self, _: pb.ServerLiveRequest, __: Context) -> pb.ServerLiveResponse:
+    def infer(self, message: pb.ModelInferRequest, respond: Respond) -> InferCall:
+        """Begin a ModelInfer; ``respond`` is called once, at once or from another thread, unless it is cancelled."""
+        call = InferCall(self, message, respond)
+        call.start(message)
+        return call
+
+    def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
 
-    async def ServerReady(self, _: pb.ServerReadyRequest, __: Context) -> pb.ServerReadyResponse:
+    def ServerReady(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self.ready())
 
-    async def ModelReady(self, request: pb.ModelReadyRequest, _: Context) -> pb.ModelReadyResponse:
-        status = self._repository.status(request.name, request.version)
+    def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        status = self.repository.status(request.name, request.version)
         return pb.ModelReadyResponse(ready=status.state == "READY" and not self.draining)
 
-    async def ServerMetadata(self, _: pb.ServerMetadataRequest, __: Context) -> pb.ServerMetadataResponse:
+    def ServerMetadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name="netweight", version=_own_version(), extensions=EXTENSIONS)
 
-    async def ModelMetadata(self, request: pb.ModelMetadataRequest, _: Context) -> pb.ModelMetadataResponse:
-        model = self._repository.get(request.name, request.version)
+    def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
+        model = self.repository.get(request.name, request.version)
         return pb.ModelMetadataResponse(
             name=model.name,
-            versions=self._repository.ready_versions(model.name),
+            versions=self.repository.ready_versions(model.name),
             platform=model.config.platform,
             inputs=[_metadata(spec) for spec in model.inputs],
             outputs=[_metadata(spec) for spec in model.outputs],
         )
 
-    async def ModelConfig(self, request: pb.ModelConfigRequest, _: Context) -> pb.ModelConfigResponse:
-        return pb.ModelConfigResponse(config=self._repository.get(request.name, request.version).config)
+    def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
+        return pb.ModelConfigResponse(config=self.repository.get(request.name, request.version).config)
 
-    async def ModelInfer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        """Run a model once; counted and timed here, whatever comes of it."""
-        began = time.perf_counter()
-        code = grpc.StatusCode.INTERNAL
-        model: Model | None = None
+
+class InferCall:
+    """One ModelInfer from its message to its answer; counted and timed once, whatever comes of it."""
+
+    __slots__ = ("_answered", "_began", "_entry", "_labels", "_lock", "_model", "_request_id", "_respond", "_service")
+
+    def __init__(self, service: InferenceService, message: pb.ModelInferRequest, respond: Respond) -> None:
+        self._began = time.perf_counter()
+        self._service = service
+        self._respond = respond
+        self._labels = (message.model_name, message.model_version)
+        self._request_id = message.id
+        self._model: Model | None = None
+        self._entry: Waiting | None = None
+        self._answered = False
+        self._lock = threading.Lock()
+
+    def start(self, message: pb.ModelInferRequest) -> None:
+        """Decode the message and queue it, or answer with what is wrong with it."""
         try:
-            model = self._repository.get(message.model_name, message.model_version)
-            request = wire.decode(message)
-            outputs = await model.infer(request)
-            response = wire.encode(model.name, model.version, request.id, outputs)
-            code = grpc.StatusCode.OK
-        except ServerError as error:
-            code = error.code
-            raise
-        except asyncio.CancelledError:
-            code = _why_cancelled(context)
-            raise
+            self._model = self._service.repository.get(message.model_name, message.model_version)
+            self._entry = self._model.submit(wire.decode(message), self._done)
+        except Exception as error:  # noqa: BLE001  every failure is an answer
+            self._done(error)
+
+    def cancel(self, code: grpc.StatusCode) -> bool:
+        """The caller went away, by itself (CANCELLED) or because its deadline passed: count it, and do not run it.
+
+        Returns:
+            Whether it was not answered before; `respond` is then never called.
+        """
+        if self._model is not None and self._entry is not None:
+            self._model.withdraw(self._entry)
+        return self._once(code)
+
+    def _done(self, outcome: Tensors | BaseException | None) -> None:
+        response = None
+        if isinstance(outcome, dict):
+            assert self._model is not None
+            response = wire.encode(self._model.name, self._model.version, self._request_id, outcome)
+            code, details = grpc.StatusCode.OK, ""
+        elif isinstance(outcome, ServerError):
+            code, details = outcome.code, str(outcome)
         else:
-            return response
-        finally:
-            self._count(message, model, code.name, time.perf_counter() - began)
+            log.error("ModelInfer failed", exc_info=outcome)
+            code, details = grpc.StatusCode.INTERNAL, INTERNAL
+        if self._once(code):
+            self._respond(code, details, response)
 
-    def _count(self, message: pb.ModelInferRequest, model: Model | None, code: str, seconds: float) -> None:
-        if model is not None:
-            model.metrics.request(code, seconds)
-            return
+    def _once(self, code: grpc.StatusCode) -> bool:
+        """Count the call, the first time; return whether it was that."""
+        with self._lock:
+            if self._answered:
+                return False
+            self._answered = True
+        if self._model is not None:
+            self._model.metrics.request(code.name, time.perf_counter() - self._began)
+            return True
         try:
-            status = self._repository.status(message.model_name, message.model_version)
+            status = self._service.repository.status(*self._labels)
         except ServerError:
-            self._metrics.requests.labels("", "", code).inc()
+            self._service.metrics.count_refused("", "", code.name)
         else:
-            self._metrics.requests.labels(status.name, status.version, code).inc()
-
-
-def handlers(service: InferenceService) -> list[grpc.GenericRpcHandler[Any, Any]]:
-    """Return the service's handlers, one set for each of its names, read off the proto file."""
-    methods = {
-        method.name: grpc.unary_unary_rpc_method_handler(
-            _answer(getattr(service, method.name)),
-            request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
-            response_serializer=lambda response: response.SerializeToString(),
-        )
-        for method in SERVICE.methods
-    }
-    return [grpc.method_handlers_generic_handler(name, methods) for name in NAMES]
-
-
-def _answer(method: Callable[[Any, Context], Awaitable[Message]]) -> Callable[[Any, Context], Awaitable[Message]]:
-    """Turn a method's failures into gRPC statuses."""
-
-    async def answer(request: Message, context: Context) -> Message:
-        try:
-            return await method(request, context)
-        except ServerError as error:
-            await context.abort(error.code, str(error))
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("%s failed", method.__name__)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error; the server's log has its cause")
-
-    return answer
+            self._service.metrics.count_refused(status.name, status.version, code.name)
+        return True
 
 
 def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
     return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
-
-
-def _why_cancelled(context: Context) -> grpc.StatusCode:
-    remaining = context.time_remaining()
-    return grpc.StatusCode.CANCELLED if remaining is None or remaining > 0 else grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 def _own_version() -> str:

@@ -19,7 +19,7 @@ def test_every_setting_is_documented() -> None:
     rows = re.findall(
         r"^\| `--([a-z-]+)[^|`]*(?:\\\|[^|`]*)*`[^|]*\| `(NETWEIGHT_[A-Z_]+)`[^|]*\| ([^|]+) \|",
         read("settings.md"),
-        re.M,
+        re.MULTILINE,
     )
     told = {variable.removeprefix("NETWEIGHT_").lower(): default.strip("`") for _, variable, default in rows}
     assert told.keys() == {field.name for field in fields(Settings)}
@@ -38,7 +38,7 @@ def test_every_metric_is_documented() -> None:
         for family in registry.collect()
         if not family.name.endswith("_created")
     }
-    told = set(re.findall(r"^\| `(netweight_[a-z_]+)`", read("metrics.md"), re.M))
+    told = set(re.findall(r"^\| `(netweight_[a-z_]+)`", read("metrics.md"), re.MULTILINE))
     assert told == declared
 
 

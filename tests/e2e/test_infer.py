@@ -35,8 +35,8 @@ DATATYPES = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+@pytest.fixture(scope="module", params=["direct", "ordinary"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server with one model of each kind, and two that cannot be served."""
     repository = tmp_path_factory.mktemp("repository")
     graphs.scale(repository)
@@ -52,7 +52,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     (contradicting.parents[1] / "config.pbtxt").write_text(
         'max_batch_size: 4\ninput { name: "x" data_type: TYPE_FP32 dims: [ 5 ] }\n'
     )
-    with running_server(repository, tmp_path_factory.mktemp("server")) as started:
+    with running_server(repository, tmp_path_factory.mktemp("server"), "--way", request.param) as started:
         yield started
 
 

@@ -50,10 +50,10 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield started
 
 
-@pytest.fixture
-def fresh(repository: Path, tmp_path: Path) -> Iterator[RunningServer]:
+@pytest.fixture(params=["direct", "ordinary"])
+def fresh(request: pytest.FixtureRequest, repository: Path, tmp_path: Path) -> Iterator[RunningServer]:
     """A server of the test's own, in which at most two requests may wait."""
-    with running_server(repository, tmp_path, "--max-queue-size", "2") as started:
+    with running_server(repository, tmp_path, "--max-queue-size", "2", "--way", request.param) as started:
         yield started
 
 
