@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-containers lint format stubs lock clean
+.PHONY: help setup demo test test-slow test-gpu test-containers image-sizes lint lint-deploy format stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,12 +32,28 @@ test-slow: $(STAMP) ## the tests that take minutes
 test-gpu: $(STAMP) ## the tests that need an NVIDIA GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
-lint: $(STAMP) ## ruff, mypy strict, import contracts, stubs
+# An engine for the tests where the workplace brings one; elsewhere whatever `docker` reaches.
+WORKSHOP := ../shared/tools/containers
+ENGINE = if ! docker info >/dev/null 2>&1 && [ -x $(WORKSHOP) ]; then \
+    $(WORKSHOP) up >/dev/null && eval "$$($(WORKSHOP) env)" && build='--network host'; fi; \
+  docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1 || \
+    { echo "this needs a container engine with compose v2: start Docker, or set DOCKER_HOST"; exit 1; }
+
+test-containers: $(STAMP) ## the tests that bring the stack up on a container engine
+	@$(ENGINE); $(BIN)/python -m pytest -m container $(ARGS)
+
+image-sizes: ## build both images and print their sizes (the GPU's takes 3 GB of disk)
+	@$(ENGINE); deploy/tools/image-sizes $$build
+
+lint: $(STAMP) lint-deploy ## ruff, mypy strict, import contracts, stubs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory stubs-check
+
+lint-deploy: $(STAMP) ## Dockerfile, compose file, Prometheus' settings, dashboard: without an engine
+	@deploy/tools/lint $(BIN)
 
 format: $(STAMP) ## format the code and mend what ruff can
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
