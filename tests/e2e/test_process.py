@@ -25,12 +25,13 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from server.client import Client, ClientError
+from server.client import Client, ClientError, infer_request
 from server.config import Settings
 from tests import graphs
 from tests.servers import RunningServer, running_server
 
 SLOW = {"x": np.ones((1, 256, 256), np.float32)}
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 SCALE = {"x": np.ones((1, 4), np.float32)}
 
 
@@ -137,6 +138,38 @@ def test_expired_requests_do_not_run(fresh: RunningServer) -> None:
     call_slow(fresh.address)
     assert fresh.metric("netweight_inferences_total", model="slow") == 2
     assert fresh.metric("netweight_requests_total", model="slow", code="OK") == 2
+
+
+def test_what_is_no_request_is_refused(fresh: RunningServer) -> None:
+    """Bytes that are no ModelInferRequest, and a message beyond the limit, are errors; the server goes on."""
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.insecure_channel(fresh.address, options=options) as channel:
+        call = channel.unary_unary(MODEL_INFER, request_serializer=bytes, response_deserializer=bytes)
+        for raw, codes in (
+            (b"\xff\xff\xff", {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL}),
+            (b"\0" * (65 * 2**20), {grpc.StatusCode.RESOURCE_EXHAUSTED}),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                call(raw)
+            assert caught.value.code() in codes
+    with Client(fresh.address) as client:
+        np.testing.assert_array_equal(client.infer("scale", SCALE).outputs["y"], 2 * SCALE["x"])
+
+
+def test_cancelled_requests_do_not_run(fresh: RunningServer) -> None:
+    """A request that its caller cancels while it waits is counted CANCELLED and never executed."""
+    message = infer_request("slow", SLOW).SerializeToString()
+    with ThreadPoolExecutor(1) as pool, grpc.insecure_channel(fresh.address) as channel:
+        (first,) = occupy(fresh, pool)
+        call = channel.unary_unary(MODEL_INFER, request_serializer=bytes, response_deserializer=bytes)
+        waiting = call.future(message)
+        assert eventually(lambda: fresh.metric("netweight_pending_requests", model="slow") == 1)
+        waiting.cancel()  # type: ignore[no-untyped-call]
+        first.result()
+        cancelled = {"model": "slow", "code": "CANCELLED"}
+        assert eventually(lambda: fresh.metric("netweight_requests_total", **cancelled) == 1)
+    call_slow(fresh.address)
+    assert fresh.metric("netweight_inferences_total", model="slow") == 2
 
 
 def test_other_models_answer_while_one_is_busy(server: RunningServer) -> None:
