@@ -1,0 +1,118 @@
+"""A torch module becomes an ONNX file: the only caller of torch.onnx."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir
+import torch
+
+from export.build import NETWORK
+from models.spec import NetweightError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+IMAGE, LOGITS, PROBABILITIES = "image", "logits", "probabilities"
+BATCH = "batch"
+"""The name of the dynamic axis."""
+
+OPSETS = range(18, 24)
+"""What the exporter writes, and the ONNX Runtime that netweight serves with reads."""
+
+EXTERNAL_DATA_ABOVE_BYTES = 50_000_000
+"""From here on weights lie beside the graph, where ONNX Runtime maps them instead of copying them."""
+
+_INSIDE_BYTES = 1024
+"""Tensors up to here stay in the graph even then: shapes and axes, which ONNX Runtime needs to read at once."""
+
+_ALIGNMENT_BYTES = 4096
+"""A page: what can be mapped from a file."""
+
+
+def convert(
+    module: nn.Module,
+    image: Tensor,
+    path: Path,
+    *,
+    opset: int = 20,
+    external_data_above: float = EXTERNAL_DATA_ABOVE_BYTES,
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[Path, ...]:
+    """Write the ONNX file of a module in eval mode; the same module gives the same bytes.
+
+    Args:
+        module: Takes `image`, returns logits and probabilities.
+        image: An example, [batch of at least 2, ...]: its datatype and shape without the batch become the graph's.
+        path: The file to write; weights beside it go to the same name with ``.data`` appended.
+        opset: Of the ONNX operators, one of `OPSETS`.
+        external_data_above: Bytes of weights from which on they lie beside the graph.
+        metadata: Written into the file's metadata properties.
+
+    Returns:
+        The files written.
+
+    Raises:
+        NetweightError: the opset is not one of `OPSETS`.
+    """
+    if opset not in OPSETS:
+        raise NetweightError(f"opset {opset} cannot be exported: expected one of {OPSETS.start} to {OPSETS.stop - 1}")
+    model = _trace(module, image, opset)
+    _name(model, metadata or {})
+    outside = _initializer_bytes(model) > external_data_above
+    data = path.with_name(f"{path.name}.data")
+    onnx_ir.save(
+        model,
+        path,
+        external_data=data.name if outside else None,
+        size_threshold_bytes=_INSIDE_BYTES,
+        alignment=_ALIGNMENT_BYTES,
+        align_threshold=_INSIDE_BYTES,
+    )
+    onnx.checker.check_model(str(path))
+    return (path, data) if outside else (path,)
+
+
+def _trace(module: nn.Module, image: Tensor, opset: int) -> onnx_ir.Model:
+    """Run torch's exporter, quietly."""
+    with warnings.catch_warnings(), torch.no_grad():
+        # The exporter warns of torch's own deprecated parts, which no user can mend.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module,
+            (image,),
+            dynamo=True,
+            dynamic_shapes={IMAGE: {0: torch.export.Dim(BATCH)}},
+            input_names=[IMAGE],
+            output_names=[LOGITS, PROBABILITIES],
+            opset_version=opset,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model
+
+
+def _name(model: onnx_ir.Model, metadata: Mapping[str, str]) -> None:
+    """Give weights the names that they have in the network's state dict; drop traces of the machine that exported."""
+    for name, value in list(model.graph.initializers.items()):
+        value.name = name.removeprefix(f"{NETWORK}.")
+    for node in model.graph:
+        node.metadata_props.clear()  # torch's stack traces, with this machine's paths
+        node.doc_string = None
+    model.graph.name = NETWORK
+    model.graph.doc_string = model.doc_string = None
+    model.graph.metadata_props.clear()
+    model.producer_name, model.producer_version = "netweight", version("netweight")
+    model.metadata_props.clear()
+    model.metadata_props.update(metadata)
+
+
+def _initializer_bytes(model: onnx_ir.Model) -> int:
+    """Return how many bytes the graph's constants take."""
+    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)

@@ -1,0 +1,105 @@
+"""export.pipeline: build, convert, verify, weigh, publish."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from export.pipeline import export
+from export.weights import parse
+from models import catalog
+from models.spec import NetweightError
+from tests.test_weights import netweight_checkpoint, saved
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from export.publish import Publication
+
+LENET5 = catalog.get("lenet5")
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> Publication:
+    """LeNet-5 with random weights, exported once."""
+    return export(LENET5, parse("random"), tmp_path_factory.mktemp("models"), report=lines.append)
+
+
+def test_card_says_all_of_a_version(published: Publication) -> None:
+    """card.json holds provenance, preprocessing, weight and parity, and is what the caller is told."""
+    card = json.loads((published.path / "card.json").read_text())
+    assert (card["schema"], card["name"], card["version"]) == ("netweight-card/1", "lenet5", 1)
+    assert card["architecture"]["title"] == "LeNet-5"
+    assert card["preprocessing"] == {**json.loads(json.dumps(LENET5.preprocessing.to_dict())), "input": "uint8"}
+    assert (card["parameters"], card["multiply_accumulates"]) == (61_706, 416_520)
+    assert [batch["batch"] for batch in card["parity"]["batches"]] == [1, 2, 3, 8]
+    assert set(card["tools"]) == {"python", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime"}
+    assert card == json.loads(json.dumps(published.card))
+
+
+def test_random_weights_are_labelled_untrained(published: Publication) -> None:
+    """The card of a network that was never trained says so and claims no accuracy."""
+    weights = published.card["weights"]
+    assert (weights["kind"], weights["trained"], weights["source"]) == ("random", False, "seed 0")
+    assert weights["checkpoint_bytes"] > 4 * 61_706
+    assert published.card["accuracy"] is None
+
+
+def test_card_knows_its_files(published: Publication) -> None:
+    """Bytes and SHA-256 on the card are those of the file."""
+    content = (published.path / "model.onnx").read_bytes()
+    graph = published.card["graph"]
+    assert graph["files"] == {"model.onnx": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}}
+    assert graph["onnx_bytes"] == len(content)
+
+
+def test_every_step_is_reported_with_its_seconds(published: Publication, lines: list[str]) -> None:
+    """Each step is told when it begins and when it is done."""
+    begun, done = lines[::2], lines[1::2]
+    assert [line.split()[1] for line in begun] == ["build", "convert", "verify", "weigh"]
+    for begins, ends in zip(begun, done, strict=True):
+        assert ends.startswith(f"{begins}: ")
+        assert ends.endswith(" s")
+
+
+def test_exporting_again_makes_version_two(published: Publication) -> None:
+    """The next version of the same weights has the same bytes and stands beside the first."""
+    again = export(LENET5, parse("random"), published.path.parent.parent)
+    assert (again.version, again.path) == (2, published.path.parent / "2")
+    assert again.card["graph"] == published.card["graph"]
+
+
+def test_checkpoint_brings_names_and_accuracy(tmp_path: Path) -> None:
+    """What a training run knew stands in the repository, under the name that was asked for; weights lie beside."""
+    weights = saved(netweight_checkpoint(), tmp_path / "best.pt")
+    publication = export(LENET5, weights, tmp_path / "models", name="threes", external_data_above=1000)
+    assert (tmp_path / "models" / "threes" / "labels.txt").read_text() == "zero\none\ntwo\n"
+    assert publication.card["accuracy"]["top1"] == 0.98
+    assert publication.card["weights"]["trained"]
+    assert publication.card["architecture"]["classes"] == 3
+    files = publication.card["graph"]["files"]
+    assert set(files) == {"model.onnx", "model.onnx.data"}
+    assert publication.card["graph"]["onnx_bytes"] == sum(each["bytes"] for each in files.values())
+
+
+def test_out_of_tolerance_publishes_nothing(tmp_path: Path) -> None:
+    """An export that differs from torch by more than it may leaves the repository as it was."""
+    with pytest.raises(NetweightError, match="nothing was published"):
+        export(LENET5, parse("random"), tmp_path, tolerance=1e-12)
+    assert not list(tmp_path.iterdir())
+
+
+def test_contradiction_is_found_before_the_work(published: Publication) -> None:
+    """Another class count under the same name is refused after the build, before the conversion."""
+    lines: list[str] = []
+    with pytest.raises(NetweightError, match="--name"):
+        export(LENET5, parse("random"), published.path.parent.parent, classes=5, report=lines.append)
+    assert len(lines) == 1

@@ -1,0 +1,105 @@
+"""export.verify: ONNX Runtime and torch give the same answers, or nothing is published."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from export.build import Built, build
+from export.convert import convert
+from export.verify import BATCHES, SEED, verify
+from export.weights import parse
+from models import catalog
+from models.spec import NetweightError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def lenet5() -> Built:
+    return build(catalog.get("lenet5"), parse("random"))
+
+
+@pytest.fixture(scope="module")
+def exported(lenet5: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("verify") / "model.onnx"
+    convert(lenet5.module, lenet5.images(2, 0), path)
+    return path
+
+
+class Scaled(nn.Module):
+    """A module whose logits are larger or shifted: what a file that differs looks like."""
+
+    def __init__(self, module: nn.Module, factor: float = 1.0, shift: float = 0.0) -> None:
+        super().__init__()
+        self.module, self.factor, self.shift = module, factor, shift
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.factor * self.module(image)[0] + self.shift
+        return logits, logits.softmax(dim=1)
+
+
+def changed(exported: Path, path: Path, change: str, factor: float) -> Path:
+    """Write the file again with one tensor multiplied."""
+    model = onnx.load(exported)
+    (tensor,) = (each for each in model.graph.initializer if each.name == change)
+    tensor.CopyFrom(numpy_helper.from_array(factor * numpy_helper.to_array(tensor), change))
+    onnx.save(model, path)
+    return path
+
+
+def test_every_batch_size_agrees(exported: Path, lenet5: Built) -> None:
+    """At batches 1, 2, 3 and 8 the logits differ by less than a millionth of their scale."""
+    parity = verify(exported, lenet5.module, lenet5.images(max(BATCHES), SEED))
+    assert [each.batch for each in parity.batches] == [1, 2, 3, 8]
+    assert all(each.max_relative < 1e-6 and each.top1_agreement == 1 for each in parity.batches)
+    assert parity.to_dict()["batches"][3] == {
+        "batch": 8,
+        "max_absolute": parity.batches[3].max_absolute,
+        "max_relative": parity.batches[3].max_relative,
+        "top1_agreement": 1.0,
+    }
+
+
+def test_differences_are_judged_by_the_scale(lenet5: Built, tmp_path: Path) -> None:
+    """Logits of 1e6, as untrained deep networks give, may differ by more than the tolerance times one."""
+    module = Scaled(lenet5.module, factor=1e6).eval()
+    convert(module, lenet5.images(2, 0), tmp_path / "model.onnx")
+    parity = verify(tmp_path / "model.onnx", module, lenet5.images(8, SEED), tolerance=1e-5)
+    assert parity.max_relative < 1e-5 < max(each.max_absolute for each in parity.batches)
+
+
+def test_changed_weight_is_found(exported: Path, lenet5: Built, tmp_path: Path) -> None:
+    """A file with one layer's weights a thousandth off is refused, in one line with the tolerance."""
+    path = changed(exported, tmp_path / "model.onnx", "classifier.output.weight", 1.001)
+    with pytest.raises(NetweightError, match=r"batch 1: logits .* differ .* the tolerance is 1\.0e-04") as caught:
+        verify(path, lenet5.module, lenet5.images(8, SEED))
+    assert "\n" not in str(caught.value)
+    verify(path, lenet5.module, lenet5.images(8, SEED), tolerance=0.01)
+
+
+def test_preprocessing_in_the_graph_is_part_of_it(exported: Path, lenet5: Built, tmp_path: Path) -> None:
+    """A file that normalises differently is refused as well."""
+    with pytest.raises(NetweightError, match="logits"):
+        verify(
+            changed(exported, tmp_path / "model.onnx", "preprocessing.variance", 1.01),
+            lenet5.module,
+            lenet5.images(8, SEED),
+        )
+
+
+def test_network_that_overflows_is_refused(exported: Path, lenet5: Built) -> None:
+    """Weights whose logits are not finite are no network to publish."""
+    with pytest.raises(NetweightError, match="not finite"):
+        verify(exported, Scaled(lenet5.module, shift=float("nan")), lenet5.images(8, SEED))
+
+
+def test_images_are_unseen(lenet5: Built) -> None:
+    """What is verified with is not what the export was traced with."""
+    assert not torch.equal(lenet5.images(8, SEED)[:2], lenet5.images(2, 0))
