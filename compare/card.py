@@ -1,0 +1,90 @@
+"""What a model repository says of a model: its card (written by the export) and its max batch size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import text_format
+
+from models.spec import NetweightError
+from server.pb import model_config_pb2
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA = "netweight-card/1"
+
+
+@dataclass(frozen=True)
+class Card:
+    """The part of a ``card.json`` that a comparison needs."""
+
+    name: str
+    version: int
+    title: str
+    parameters: int
+    checkpoint_bytes: int | None
+    checkpoint_sha256: str | None
+    onnx_bytes: int
+    trained: bool
+    adaptation: str | None
+    preprocessing: dict[str, Any]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Card:
+        """Read a card's JSON values."""
+        architecture, weights = values["architecture"], values["weights"]
+        return cls(
+            name=values["name"],
+            version=int(values["version"]),
+            title=architecture.get("title") or values["name"],
+            parameters=int(values["parameters"]),
+            checkpoint_bytes=weights.get("checkpoint_bytes"),
+            checkpoint_sha256=weights.get("sha256"),
+            onnx_bytes=int(values["graph"]["onnx_bytes"]),
+            trained=bool(weights["trained"]),
+            adaptation=architecture.get("adaptation"),
+            preprocessing=values.get("preprocessing") or {},
+        )
+
+
+def model_names(repository: Path) -> list[str]:
+    """Return the names of all models of a repository that have a card, in alphabetical order."""
+    return sorted({path.parent.parent.name for path in repository.glob("*/*/card.json")})
+
+
+def versions(repository: Path, model: str) -> list[int]:
+    """Return the versions of a model that have a card, oldest first."""
+    folders = (path.parent.name for path in (repository / model).glob("*/card.json"))
+    return sorted(int(folder) for folder in folders if folder.isdecimal())
+
+
+def read_card(repository: Path, model: str, version: int | None = None) -> Card:
+    """Return the card of a version of a model, of the newest when no version is named."""
+    known = versions(repository, model)
+    if not known or (version is not None and version not in known):
+        wanted = model if version is None else f"{model} version {version}"
+        names = ", ".join(model_names(repository)) or "no model with a card"
+        raise NetweightError(f"{wanted}: no card.json in repository {repository}, which has {names}; export it first")
+    path = repository / model / str(version or known[-1]) / "card.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("schema") != SCHEMA:
+            raise NetweightError(f"{path}: expected schema {SCHEMA}, got {values.get('schema')!r}; export it again")
+        return Card.from_dict(values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NetweightError(f"{path}: not a card that netweight wrote ({error!r}); export the model again") from error
+
+
+def read_max_batch_size(repository: Path, model: str) -> int:
+    """Return ``max_batch_size`` of a model's ``config.pbtxt``; 0 where it does not batch or has no such file."""
+    path = repository / model / "config.pbtxt"
+    if not path.is_file():
+        return 0
+    try:
+        config = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise NetweightError(f"{path}: not a model configuration: {error}") from error
+    return config.max_batch_size

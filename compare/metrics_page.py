@@ -1,0 +1,62 @@
+"""The server's metrics page, read as a user's Prometheus would: what each model took to load and what it holds."""
+
+from __future__ import annotations
+
+import http.client
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from models.spec import NetweightError
+
+FIGURES = {
+    "netweight_model_load_seconds": "load_seconds",
+    "netweight_model_resident_bytes": "resident_bytes",
+    "netweight_model_file_bytes": "file_bytes",
+}
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """What the server says of one version of a model; None: it does not say."""
+
+    load_seconds: float | None = None
+    resident_bytes: int | None = None
+    file_bytes: int | None = None
+    provider: str | None = None
+
+
+def read_figures(url: str, timeout_seconds: float = 10.0) -> dict[tuple[str, str], ModelFigures]:
+    """Return the figures of each (model name, version) at a metrics page's http address."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise NetweightError(f"metrics page {url!r}: expected an address like http://127.0.0.1:8002/metrics")
+    connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout_seconds)
+    try:
+        connection.request("GET", parts.path or "/metrics")
+        reply = connection.getresponse()
+        text = reply.read().decode()
+    except (OSError, http.client.HTTPException) as error:
+        raise NetweightError(f"metrics page {url}: {error}; is the server running with its metrics port on?") from error
+    finally:
+        connection.close()
+    if reply.status != http.HTTPStatus.OK:
+        raise NetweightError(f"metrics page {url}: expected status 200, got {reply.status}")
+    return parse_figures(text)
+
+
+def parse_figures(text: str) -> dict[tuple[str, str], ModelFigures]:
+    """Return the figures of each (model name, version) in a page of Prometheus's text format."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            key = (sample.labels.get("model", ""), sample.labels.get("version", ""))
+            if sample.name in FIGURES:
+                figure = FIGURES[sample.name]
+                value = sample.value if figure == "load_seconds" else int(sample.value)
+                found.setdefault(key, {})[figure] = value
+            elif sample.name == "netweight_model_provider_info" and sample.value == 1:
+                found.setdefault(key, {})["provider"] = sample.labels.get("provider")
+    return {key: ModelFigures(**values) for key, values in found.items()}
