@@ -18,6 +18,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from models.spec import Architecture, Recipe
+
 Command = typing.TypeVar("Command", bound="Callable[..., Any]")
 ENVIRONMENT = "NETWEIGHT"
 EXTRAS = {"onnxruntime": "cpu", "rich": "compare", "PIL": "compare", "psutil": "compare"}
@@ -153,6 +155,12 @@ def _complete_network(_: click.Context, __: click.Parameter, incomplete: str) ->
     return [name for name in catalog.names() if name.startswith(incomplete)]
 
 
+def _hint(text: str) -> None:
+    """Say what a person would type next; `demo`, which types it itself, turns this off."""
+    if os.environ.get("NETWEIGHT_HINTS") != "off":
+        click.echo(text)
+
+
 network_argument = click.argument("network", shell_complete=_complete_network)
 repository_option = click.option(
     "--repository",
@@ -216,13 +224,20 @@ def train(network: str, data: str, output: Path | None, seed: int, fresh: bool, 
 
     architecture = catalog.get(network)
     given = {name: value for name, value in changes.items() if value is not None}
-    recipe = dataclasses.replace(architecture.recipe, **given) if architecture.recipe and given else None
+    recipe = _recipe(architecture, given)
     directory = output or Path("out/runs") / network
-    trained = run(
-        architecture, data=data, recipe=recipe, directory=directory, seed=seed, resume=not fresh, report=click.echo
-    )
+    trained = run(architecture, data=data, recipe=recipe, directory=directory, seed=seed, resume=not fresh)
     click.echo(f"{directory / 'best.pt'}: held-out accuracy {trained.accuracy:.2%}")
-    click.echo(f"next: netweight export {network} --weights {directory / 'best.pt'}")
+    _hint(f"next: netweight export {network} --weights {directory / 'best.pt'}")
+
+
+def _recipe(architecture: Architecture, given: dict[str, Any]) -> Recipe | None:
+    """Return the network's recipe with what was given in its place; None: the network's own, if it has one."""
+    from models.spec import Recipe
+
+    if architecture.recipe is not None:
+        return dataclasses.replace(architecture.recipe, **given)
+    return Recipe(**given) if {"epochs", "learning_rate"} <= given.keys() else None
 
 
 @main.command()
@@ -266,7 +281,7 @@ def export(network: str, weights: str, external_data_above: float, **options: An
         **options,
     )
     click.echo(f"published {published.path}")
-    click.echo(f"next: netweight serve --repository {published.path.parents[1]}")
+    _hint(f"next: netweight serve --repository {published.path.parents[1]}")
 
 
 @main.command()
@@ -315,6 +330,8 @@ def infer(model: str, file: Path, address: str, model_version: str, top: int, as
 @json_option
 def compare(as_json: bool, output: Path | None, **options: Any) -> None:
     """Weigh models side by side: bytes, memory, milliseconds, throughput, accuracy, through a real server."""
+    from rich.console import Console
+
     from compare import report
     from compare.environment import environment
     from compare.run import compare as run
@@ -323,7 +340,10 @@ def compare(as_json: bool, output: Path | None, **options: Any) -> None:
     if output:
         report.write_results(output / "results.json", rows, environment())
         report.write_text(output / "results.md", report.as_markdown(rows))
-    click.echo(report.as_json(rows, environment()) if as_json else report.as_text(rows, click.get_terminal_width()))
+    if as_json:
+        click.echo(report.as_json(rows, environment()))
+    else:
+        report.show(rows, Console())
 
 
 @main.command()
