@@ -230,7 +230,9 @@ def test_no_room_is_seen_before_training(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_network_without_recipe(tmp_path: Path) -> None:
     """A network whose record has no recipe is refused in one line."""
-    with pytest.raises(NetweightError, match=r"^vgg16 has no recipe .*: give --epochs and --learning-rate, or train lenet5,"):
+    with pytest.raises(
+        NetweightError, match=r"^vgg16 has no recipe .*: give --epochs and --learning-rate, or train lenet5,"
+    ):
         train(catalog.get("vgg16"), directory=tmp_path, report=silent)
 
 
