@@ -10,6 +10,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, cast
@@ -108,23 +109,33 @@ def one_at_a_time(address: str, requests: Sequence[bytes], window: Window, *, wa
 
 
 def closed_loop(
-    address: str, requests: Sequence[bytes], callers: int, window: Window, *, warm_up_seconds: float = 0.5
+    address: str,
+    requests: Sequence[bytes],
+    callers: int,
+    window: Window,
+    *,
+    warm_up_seconds: float = 0.5,
+    connections: int = 1,
 ) -> Load:
-    """Return what `callers` callers on one connection saw, each sending when it has the reply to its last request.
+    """Return what `callers` callers saw, each sending when it has the reply to its last request.
 
-    Requests under way when the window closes are waited for and counted; `Load.seconds` reaches to the last reply.
+    Requests under way when the window closes are waited for and counted; `Load.seconds` reaches to the last reply. Over
+    several connections, callers take them in turn: a server of several processes gets whole connections, not requests.
     """
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_closed_loop(address, requests, callers, window, warm_up_seconds))
+        return runner.run(_closed_loop(address, requests, callers, window, warm_up_seconds, connections))
 
 
 async def _closed_loop(
-    address: str, requests: Sequence[bytes], callers: int, window: Window, warm_up_seconds: float
+    address: str, requests: Sequence[bytes], callers: int, window: Window, warm_up_seconds: float, connections: int
 ) -> Load:
-    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        call = cast("Callable[..., Awaitable[bytes]]", channel.unary_unary(METHOD, None, None))
-        await _ask_at_once(call, requests, callers, Window(warm_up_seconds))
-        return await _ask_at_once(call, requests, callers, window)
+    async with AsyncExitStack() as stack:
+        calls = []
+        for _ in range(connections):
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS))
+            calls.append(cast("Callable[..., Awaitable[bytes]]", channel.unary_unary(METHOD, None, None)))
+        await _ask_at_once(calls, requests, callers, Window(warm_up_seconds))
+        return await _ask_at_once(calls, requests, callers, window)
 
 
 class _Tally:
@@ -168,11 +179,11 @@ def _ask_in_turn(call: Callable[..., bytes], requests: Sequence[bytes], window: 
 
 
 async def _ask_at_once(
-    call: Callable[..., Awaitable[bytes]], requests: Sequence[bytes], callers: int, window: Window
+    calls: Sequence[Callable[..., Awaitable[bytes]]], requests: Sequence[bytes], callers: int, window: Window
 ) -> Load:
     tally, source = _Tally(window), cycle(requests)
 
-    async def caller() -> None:
+    async def caller(call: Callable[..., Awaitable[bytes]]) -> None:
         while tally.is_open():
             sent = time.perf_counter()
             try:
@@ -181,5 +192,5 @@ async def _ask_at_once(
                 tally.error(error.code().name, error.details() or "")
                 await asyncio.sleep(ERROR_PAUSE_SECONDS)
 
-    await asyncio.gather(*(caller() for _ in range(callers)))
+    await asyncio.gather(*(caller(calls[number % len(calls)]) for number in range(callers)))
     return tally.load(callers)

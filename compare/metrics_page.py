@@ -1,9 +1,9 @@
-"""The server's metrics page, read as a user's Prometheus would: what each model took to load and what it holds."""
+"""The server's metrics page, read as a user's Prometheus would: what each model took and was asked."""
 
 from __future__ import annotations
 
 import http.client
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,8 +28,31 @@ class ModelFigures:
     provider: str | None = None
 
 
+@dataclass(frozen=True)
+class Counts:
+    """How often a model was asked, all its versions together: calls by gRPC status code, and samples that it inferred."""
+
+    requests: dict[str, int] = field(default_factory=dict)
+    inferences: int = 0
+
+    def since(self, earlier: Counts) -> Counts:
+        """Return by how much the counts grew."""
+        grown = {code: count - earlier.requests.get(code, 0) for code, count in self.requests.items()}
+        return Counts(grown, self.inferences - earlier.inferences)
+
+
 def read_figures(url: str, timeout_seconds: float = 10.0) -> dict[tuple[str, str], ModelFigures]:
     """Return the figures of each (model name, version) at a metrics page's http address."""
+    return parse_figures(read_page(url, timeout_seconds))
+
+
+def read_counts(url: str, model: str, timeout_seconds: float = 10.0) -> Counts:
+    """Return the counts of a model at a metrics page's http address."""
+    return parse_counts(read_page(url, timeout_seconds), model)
+
+
+def read_page(url: str, timeout_seconds: float = 10.0) -> str:
+    """Return the text of a metrics page."""
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         raise NetweightError(f"metrics page {url!r}: expected an address like http://127.0.0.1:8002/metrics")
@@ -44,7 +67,21 @@ def read_figures(url: str, timeout_seconds: float = 10.0) -> dict[tuple[str, str
         connection.close()
     if reply.status != http.HTTPStatus.OK:
         raise NetweightError(f"metrics page {url}: expected status 200, got {reply.status}")
-    return parse_figures(text)
+    return text
+
+
+def parse_counts(text: str, model: str) -> Counts:
+    """Return the counts of a model in a page of Prometheus's text format; calls with no model's name belong to each."""
+    requests: dict[str, int] = {}
+    inferences = 0
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "netweight_requests_total" and sample.labels.get("model", "") in (model, ""):
+                code = sample.labels["code"]
+                requests[code] = requests.get(code, 0) + int(sample.value)
+            elif sample.name == "netweight_inferences_total" and sample.labels.get("model") == model:
+                inferences += int(sample.value)
+    return Counts(requests, inferences)
 
 
 def parse_figures(text: str) -> dict[tuple[str, str], ModelFigures]:

@@ -38,26 +38,34 @@ class ServerProcess:
         models: Sequence[str] = (),
         provider: str = "auto",
         command: Sequence[str] = NETWEIGHT,
+        options: Sequence[str] = (),
         start_timeout_seconds: float = 120.0,
         stop_timeout_seconds: float = 30.0,
     ) -> None:
-        """Store what to start: `models` are all that it serves (none: every model), `command` is how to call netweight."""
+        """Store what to start.
+
+        `models` are all that it serves (none: every model), `command` is how to call netweight, `options` are further
+        ones of ``netweight serve``.
+        """
         ports = ("--host", "127.0.0.1", "--grpc-port", "0", "--metrics-port", "0")
         chosen = [word for model in models for word in ("--model", model)]
         self.command = [*command, "serve", "--repository", str(repository), *ports, "--provider", provider, *chosen]
+        self.command += options
         self.start_timeout_seconds = start_timeout_seconds
         self.stop_timeout_seconds = stop_timeout_seconds
         self.address = ""
         self.metrics_url = ""
         self.models = ""
         """Models that are ready, of all: ``3/3``."""
+        self.started = 0.0
+        """When the process was started, by `time.monotonic`."""
         self.ready_seconds = 0.0
         """From starting the process to its ready line."""
 
     def __enter__(self) -> Self:
         """Start the server and wait until it is ready."""
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # closed when the server has ended
-        began = time.monotonic()
+        self.started = time.monotonic()
         self._process = start(
             self.command,
             stdin=subprocess.DEVNULL,
@@ -72,8 +80,13 @@ class ServerProcess:
             self._stderr.close()
             raise
         self.address, self.metrics_url, self.models = ready["grpc"], ready["metrics"], ready["models"]
-        self.ready_seconds = time.monotonic() - began
+        self.ready_seconds = time.monotonic() - self.started
         return self
+
+    @property
+    def pid(self) -> int:
+        """The server's process; with front ends its children are theirs."""
+        return self._process.pid
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
