@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+RUNTIME ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu test-containers image-sizes lint lint-deploy format stubs lock clean
+.PHONY: help setup demo test test-slow test-gpu bench bench-gpu test-containers image-sizes lint lint-deploy format stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +18,7 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "netweight needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	@echo "installing into $(VENV) (1-3 minutes, about 2 GB with torch for the CPU)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint requirements.lock --editable '.[cpu,train,compare,dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint requirements.lock --editable '.[$(RUNTIME),train,compare,dev]'
 	@touch $@
 
 demo: $(STAMP) ## train, export, serve and compare four networks on the built-in digits
@@ -31,6 +32,12 @@ test-slow: $(STAMP) ## the tests that take minutes
 
 test-gpu: $(STAMP) ## the tests that need an NVIDIA GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+bench: $(STAMP) ## the server beside plain ONNX Runtime (10 minutes; ARGS=--quick: 3)
+	@$(BIN)/python -m compare.bench $(ARGS)
+
+bench-gpu: $(STAMP) ## on an NVIDIA GPU: parity, then the server beside the limit (out/bench-gpu)
+	@$(BIN)/python -m compare.bench_gpu $(ARGS)
 
 # An engine for the tests where the workplace brings one; elsewhere whatever `docker` reaches.
 WORKSHOP := ../shared/tools/containers

@@ -15,8 +15,9 @@ from grpc_health.v1 import health_pb2_grpc
 
 from server import reflection
 from server.errors import StartError
+from server.frontends import FrontEnds
 from server.health import Health
-from server.machine import process_age_seconds
+from server.machine import keep_message_memory, process_age_seconds, spare_collector
 from server.metrics import Metrics
 from server.repository import Repository, VersionStatus
 from server.service import InferenceService
@@ -59,7 +60,8 @@ class App:
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
         self.repository = Repository(settings, self.metrics, self._changed)
         self.service = InferenceService(self.repository, self.metrics)
-        self.health = Health(self.service)
+        self._frontends = FrontEnds(self.service, settings) if settings.frontends > 1 else None
+        self.health = Health(self.service, self._frontends.tell_health if self._frontends else None)
         self.stopping = threading.Event()
         self._transport = Transport(self.service, settings.max_message_bytes, settings.way)
         self._metrics_server: tuple[WSGIServer, Thread] | None = None
@@ -74,6 +76,9 @@ class App:
         metrics_port = self._serve_metrics()
         grpc_port = self._serve_grpc()
         self.repository.load_all(self.stopping.is_set)
+        if self._frontends:
+            self._frontends.wait()
+        spare_collector()
         states = [status.state for status in self.repository.index()]
         host = self.settings.host
         return Ready(
@@ -88,7 +93,7 @@ class App:
         """Refuse new calls, wait for those in flight, then close the models and the metrics."""
         self.service.draining = True
         self.health.update()
-        self._transport.stop(self.settings.drain_seconds)
+        (self._frontends or self._transport).stop(self.settings.drain_seconds)
         self.repository.close()
         if self._metrics_server is not None:
             server, thread = self._metrics_server
@@ -106,16 +111,19 @@ class App:
         return int(self._metrics_server[0].server_port)
 
     def _serve_grpc(self) -> int:
-        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._transport.server)
-        reflection.enable(self._transport.server)
         self.health.update()
         host, port = self.settings.host, self.settings.grpc_port
         try:
-            bound = self._transport.listen(f"{host}:{port}")
-        except RuntimeError as error:
+            if self._frontends:
+                port = self._frontends.listen(host, port)
+            else:
+                health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._transport.server)
+                reflection.enable(self._transport.server)
+                port = self._transport.listen(f"{host}:{port}")
+        except (OSError, RuntimeError) as error:
             raise _cannot_listen(host, port, "--grpc-port") from error
-        self._transport.start()
-        return bound
+        (self._frontends or self._transport).start()
+        return port
 
     def _changed(self, _: VersionStatus) -> None:
         self.health.update()
@@ -134,6 +142,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
+    keep_message_memory()
     app = App(settings)
 
     def on_signal(*_: object) -> None:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health, health_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from server.service import InferenceService
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+WATCHERS = 256
+"""Callers of Watch at a time; more wait for one of them to go."""
+
+
+def health_servicer() -> health.HealthServicer:
+    """Return the standard service; each Watch holds one thread of a pool of its own.
+
+    Its other way, without a thread for each, sends while it holds the lock that the thread that polls for every call
+    takes when a watcher goes away: both wait for each other for ever.
+    """
+    watchers = ThreadPoolExecutor(WATCHERS, thread_name_prefix="watch")
+    return health.HealthServicer(experimental_non_blocking=False, experimental_thread_pool=watchers)
 
 
 class Health:
@@ -19,11 +34,16 @@ class Health:
 
     Service "" is the server (SERVING as ServerReady is true); a model's name is that model (SERVING while one of its
     versions is READY).
+
+    Args:
+        service: whose states they are.
+        tell: is called with each service's name and status as well, whether or not it has changed.
     """
 
-    def __init__(self, service: InferenceService) -> None:
-        self.servicer = health.HealthServicer()
+    def __init__(self, service: InferenceService, tell: Callable[[str, int], None] | None = None) -> None:
+        self.servicer = health_servicer()
         self._service = service
+        self._tell = tell
         self._lock = threading.Lock()
 
     def update(self) -> None:
@@ -38,4 +58,7 @@ class Health:
                 self._set(name, ready)
 
     def _set(self, name: str, serving: bool) -> None:
-        self.servicer.set(name, SERVING if serving else NOT_SERVING)
+        status = SERVING if serving else NOT_SERVING
+        self.servicer.set(name, status)
+        if self._tell is not None:
+            self._tell(name, status)

@@ -5,33 +5,38 @@ Base units (seconds, bytes), ``_total`` on counters; labels are model, version a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
-SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-"""Bucket bounds of the duration histograms."""
-BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+from server.statistics import Statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client.metrics_core import Metric
+
 STATES = ("LOADING", "READY", "UNLOADING", "UNAVAILABLE")
 MODEL = ("model", "version")
+DURATIONS = {
+    "request": "A ModelInfer call, from its message to its answer.",
+    "input": "Of an answered call: its message decoded, its batch assembled.",
+    "queue": "Of an answered call: its wait until its batch began.",
+    "compute": "Of an answered call: the session's run of its batch.",
+    "output": "Of an answered call: its outputs cut out of the batch and encoded.",
+}
+"""The histograms of seconds, by the attribute of `Statistics` that each shows."""
 
 
 class Metrics:
-    """The server's metrics; `of` gives one loaded version's children, so that the hot path looks no label up."""
+    """The server's metrics; what is counted for each request is kept by `Statistics`, one for each version."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.requests = Counter(
-            "netweight_requests", "ModelInfer calls by gRPC status code.", (*MODEL, "code"), registry=registry
-        )
-        self.inferences = Counter("netweight_inferences", "Samples inferred.", MODEL, registry=registry)
-        self.executions = Counter("netweight_executions", "Session runs, one for each batch.", MODEL, registry=registry)
-        self.request_seconds = _seconds("request", "A ModelInfer call, from its message to its answer.", registry)
-        self.queue_seconds = _seconds("queue", "A request's wait until its batch began.", registry)
-        self.compute_seconds = _seconds("compute", "One execution: batch assembled, run, split.", registry)
-        self.batch_size = Histogram(
-            "netweight_batch_size", "Samples in one execution.", MODEL, buckets=BATCHES, registry=registry
-        )
+        self.statistics: dict[tuple[str, str], Statistics] = {}
+        registry.register(_Requests(self.statistics))
         self.pending = Gauge("netweight_pending_requests", "Requests that wait in the queue.", MODEL, registry=registry)
         self.state = Gauge(
             "netweight_model_state", "1 for the state that the version is in.", (*MODEL, "state"), registry=registry
@@ -48,56 +53,55 @@ class Metrics:
         self.fallbacks = Counter(
             "netweight_provider_fallbacks", "Loads that wanted CUDA and got the CPU.", registry=registry
         )
+        self.frontend_restarts = Counter(
+            "netweight_frontend_restarts", "Front-end processes that ended and were replaced.", registry=registry
+        )
 
-    def of(self, model: str, version: str, pending: Callable[[], int]) -> ModelMetrics:
-        """Return the children of one loaded version; ``pending`` is asked for the queue's length at each scrape."""
+    def of(self, model: str, version: str) -> Statistics:
+        """Return a version's statistics. Both names are empty for calls whose names are a caller's free text."""
+        return self.statistics.setdefault((model, version), Statistics())
+
+    def set_pending(self, model: str, version: str, pending: Callable[[], int]) -> None:
+        """Ask ``pending`` for the length of the version's queue at each scrape."""
         self.pending.labels(model, version).set_function(pending)
-        return ModelMetrics(self, model, version)
 
     def set_state(self, model: str, version: str, state: str) -> None:
         """Show the state that a version is in."""
         for each in STATES:
             self.state.labels(model, version, each).set(each == state)
 
-    def count_refused(self, model: str, version: str, code: str) -> None:
-        """Count a call that reached no loaded version; both names are empty where they are a caller's free text."""
-        self.requests.labels(model, version, code).inc()
 
+class _Requests(Collector):
+    """The statistics as metric families, made at each scrape."""
 
-class ModelMetrics:
-    """The metrics of one loaded version, with their labels looked up once."""
+    def __init__(self, statistics: dict[tuple[str, str], Statistics]) -> None:
+        self._statistics = statistics
 
-    def __init__(self, metrics: Metrics, model: str, version: str) -> None:
-        labels = (model, version)
-        self._requests = metrics.requests
-        self._labels = labels
-        self._codes = {"OK": metrics.requests.labels(*labels, "OK")}
-        self._request = metrics.request_seconds.labels(*labels)
-        self._queue = metrics.queue_seconds.labels(*labels)
-        self._compute = metrics.compute_seconds.labels(*labels)
-        self._batch = metrics.batch_size.labels(*labels)
-        self._inferences = metrics.inferences.labels(*labels)
-        self._executions = metrics.executions.labels(*labels)
-
-    def request(self, code: str, seconds: float) -> None:
-        """Count one answered call."""
-        if code not in self._codes:
-            self._codes[code] = self._requests.labels(*self._labels, code)
-        self._codes[code].inc()
-        self._request.observe(seconds)
-
-    def execution(self, size: int, compute_seconds: float, queue_seconds: list[float]) -> None:
-        """Count one execution of ``size`` samples, and the wait of each request in it."""
-        self._executions.inc()
-        self._inferences.inc(size)
-        self._batch.observe(size)
-        self._compute.observe(compute_seconds)
-        for seconds in queue_seconds:
-            self._queue.observe(seconds)
-
-
-def _seconds(what: str, text: str, registry: CollectorRegistry) -> Histogram:
-    return Histogram(f"netweight_{what}_duration_seconds", text, MODEL, buckets=SECONDS, registry=registry)
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families."""
+        requests = CounterMetricFamily(
+            "netweight_requests", "ModelInfer calls by gRPC status code.", labels=(*MODEL, "code")
+        )
+        inferences = CounterMetricFamily("netweight_inferences", "Samples inferred.", labels=MODEL)
+        executions = CounterMetricFamily("netweight_executions", "Session runs, one for each batch.", labels=MODEL)
+        sizes = HistogramMetricFamily("netweight_batch_size", "Samples in one execution.", labels=MODEL)
+        durations = {
+            name: HistogramMetricFamily(f"netweight_{name}_duration_seconds", text, labels=MODEL)
+            for name, text in DURATIONS.items()
+        }
+        for labels, figures in list(self._statistics.items()):
+            with figures.lock:
+                for code, count in figures.codes.items():
+                    requests.add_metric((*labels, code), count)
+                if not labels[0]:
+                    continue
+                inferences.add_metric(labels, sum(size * each.count for size, each in figures.executions.items()))
+                executions.add_metric(labels, sum(each.count for each in figures.executions.values()))
+                sizes.add_metric(labels, list(figures.batch_size.buckets()), figures.batch_size.sum)
+                for name, family in durations.items():
+                    histogram = getattr(figures, name)
+                    family.add_metric(labels, list(histogram.buckets()), histogram.sum)
+        yield from (requests, inferences, executions, sizes, *durations.values())
 
 
 def _model_gauge(what: str, text: str, registry: CollectorRegistry) -> Gauge:

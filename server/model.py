@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+import time
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
 from server import model_config
-from server.batcher import Batcher, Entry
-from server.errors import InvalidArgumentError, UnavailableError
-from server.tensors import DATATYPES, Array, TensorSpec, show
+from server.batch_size import LearnedBatchSize
+from server.batcher import Batch, Batcher, Entry
+from server.errors import InvalidArgumentError, ServerError, UnavailableError
+from server.statistics import Stamps
+from server.tensors import DATATYPES, Array, show
 from server.wire import InferRequest, RequestedOutput, classify
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
-    from server.metrics import Metrics
+    from server.batcher import Scheduling
     from server.pb import model_config_pb2 as pb
     from server.session import Session
+    from server.statistics import Statistics
     from server.timeouts import Timeouts
 
 Tensors: TypeAlias = "dict[str, Array]"
 Waiting: TypeAlias = "Entry[Tensors, Tensors]"
-Done: TypeAlias = "Callable[[Tensors | BaseException | None], None]"
+Given: TypeAlias = "tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]"
+"""The name, type and shape of each input."""
+MOST_FITTING = 1024
+"""Shapes that are remembered to fit; all are forgotten when there are more."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a model's queue bears, where its configuration says nothing."""
+class Caller(Protocol):
+    """Who waits for a request's answer. Both methods are called once each, in this order, and must not raise."""
 
-    max_queue_size: int
-    queue_timeout_seconds: float
+    arrived: float
+    """When the request came, in `time.perf_counter` seconds."""
+
+    def prepare(self, outcome: Tensors | BaseException) -> str:
+        """Make the answer of the outputs, in the order asked for, or of a failure; return its status code's name."""
+
+    def answer(self) -> None:
+        """Send it."""
 
 
 class Model:
@@ -44,31 +54,48 @@ class Model:
         config: pb.ModelConfig,
         session: Session,
         labels: Mapping[str, tuple[str, ...]],
-        limits: Limits,
-        metrics: Metrics,
+        scheduling: Scheduling,
+        statistics: Statistics,
         timeouts: Timeouts,
+        *,
+        learns: bool = False,
     ) -> None:
+        """Put a version together.
+
+        Args:
+            version: its number.
+            config: filled in.
+            session: its graph.
+            labels: by output.
+            scheduling: how its batches are made.
+            statistics: where its requests are counted.
+            timeouts: calls back when a request waited too long.
+            learns: whether the batch size is learned (`LearnedBatchSize`).
+        """
         self.name = config.name
         self.version = str(version)
         self.config = config
         self.session = session
+        self.statistics = statistics
         self.batches = config.max_batch_size > 0
         self.inputs = model_config.specs(config.input, self.batches)
         self.outputs = model_config.specs(config.output, self.batches)
+        self.inline = scheduling.instances == 0
+        """Its batches run in the thread that calls `flush`."""
         self._labels = labels
+        self._scheduling = scheduling
         self._timeouts = timeouts
-        policy = config.dynamic_batching.default_queue_policy
-        self._timeout_seconds = policy.default_timeout_microseconds / 1e6 or limits.queue_timeout_seconds
         self._batcher: Batcher[Tensors, Tensors] = Batcher(
             self._run,
+            _join,
             self._deliver,
-            max_batch_size=max(1, config.max_batch_size),
-            max_queue_size=policy.max_queue_size or limits.max_queue_size,
-            instances=sum(group.count or 1 for group in config.instance_group),
+            scheduling,
+            learned=LearnedBatchSize(scheduling.max_batch_size) if learns else None,
             name=f"{self.name}-{self.version}",
         )
-        self.metrics = metrics.of(self.name, self.version, lambda: self._batcher.pending)
-        self._by_name = {spec.name: spec for spec in self.inputs}
+        self._fitting: dict[Given, tuple[int, Hashable]] = {}
+        self._takes_text = any(spec.datatype == "BYTES" for spec in self.inputs)
+        self._all_outputs = tuple(RequestedOutput(spec.name) for spec in self.outputs)
         self._where = f"model {self.name} version {self.version}"
 
     def start(self) -> None:
@@ -79,50 +106,75 @@ class Model:
         """Finish what waits, then stop. Blocks until then."""
         self._batcher.close()
 
-    def submit(self, request: InferRequest, done: Done) -> Waiting:
-        """Queue one request; ``done`` is called once, with its outputs in the order asked for or with its failure.
+    @property
+    def pending(self) -> int:
+        """How many requests wait."""
+        return self._batcher.pending
 
-        That call comes from an instance's thread, or from the thread of the timeouts. A caller who no longer
-        waits hands the entry to `withdraw`.
+    def submit(self, request: InferRequest, caller: Caller) -> Waiting:
+        """Queue one request; the caller is answered once, from the thread that ran it or that of the timeouts.
+
+        A caller who no longer waits hands the entry to `withdraw`.
 
         Raises:
             InvalidArgumentError: the request does not fit the model.
             UnavailableError: the queue is full.
         """
-        size, key = self._check(request.inputs)
+        inputs = request.inputs
+        given = tuple([(name, array.dtype, array.shape) for name, array in inputs.items()])
+        size, key = self._fitting.get(given) or self._check(given)
         wanted = self._wanted(request.outputs)
-        inputs = {name: self._as_text(name, array) for name, array in request.inputs.items()}
-        entry: Waiting = Entry(inputs, size, key, (wanted, done))
+        if self._takes_text:
+            inputs = {name: self._as_text(name, array) for name, array in inputs.items()}
+        scheduling = self._scheduling
+        level = scheduling.level(request.priority)
+        policy = scheduling.policies.get(level, scheduling.policy)
+        seconds = policy.timeout(request.timeout_seconds)
+        entry: Waiting = Entry(inputs, size, key, (wanted, caller), level)
+        if seconds and policy.timeout_delays:
+            entry.late_at = entry.queued + seconds
         self._batcher.submit(entry)
-        if seconds := request.timeout_seconds or self._timeout_seconds:
+        if seconds and not policy.timeout_delays:
             self._timeouts.after(seconds, lambda: self._expire(entry, seconds))
         return entry
 
+    def flush(self) -> None:
+        """Run what waits, in this thread, if the model is `inline`."""
+        self._batcher.flush()
+
     def withdraw(self, entry: Waiting) -> bool:
-        """Forget a request unless its batch has begun; return whether it is forgotten, and ``done`` never called."""
+        """Forget a request unless its batch has begun; return whether it is forgotten, and its caller not called."""
         return self._batcher.withdraw(entry)
 
-    def _check(self, inputs: Tensors) -> tuple[int, Hashable]:
-        """Hold the inputs against the model; return the batch size and the key of what can be stacked with it."""
-        if inputs.keys() != self._by_name.keys():
+    def _check(self, given: Given) -> tuple[int, Hashable]:
+        """Hold the inputs against the model; return the batch size and the key of what can be stacked with them.
+
+        What fits is remembered: requests are much alike.
+        """
+        by_name = {name: (DATATYPES[dtype], shape) for name, dtype, shape in given}
+        if by_name.keys() != {spec.name for spec in self.inputs}:
             expected = ", ".join(str(spec) for spec in self.inputs)
-            raise InvalidArgumentError(f"{self._where}: got inputs {sorted(inputs)}; expected exactly {expected}")
-        for name, array in inputs.items():
-            spec = self._by_name[name]
-            if DATATYPES[array.dtype] != spec.datatype or not spec.accepts(array.shape):
-                got = f"{DATATYPES[array.dtype]} {show(array.shape)}"
-                raise InvalidArgumentError(f"{self._where}: got input {name!r} as {got}; expected {spec}")
-        if not self.batches:
-            return 1, None
-        sizes = {len(array) for array in inputs.values()}
-        if len(sizes) > 1:
-            raise InvalidArgumentError(f"{self._where}: inputs of batch sizes {sorted(sizes)}; they must agree")
-        size = sizes.pop()
-        if not 1 <= size <= self.config.max_batch_size:
-            raise InvalidArgumentError(
-                f"{self._where}: got batch size {size}; expected 1 to max_batch_size {self.config.max_batch_size}"
-            )
-        return size, tuple(array.shape[1:] for array in inputs.values())
+            raise InvalidArgumentError(f"{self._where}: got inputs {sorted(by_name)}; expected exactly {expected}")
+        for spec in self.inputs:
+            datatype, shape = by_name[spec.name]
+            if datatype != spec.datatype or not spec.accepts(shape):
+                got = f"{datatype} {show(shape)}"
+                raise InvalidArgumentError(f"{self._where}: got input {spec.name!r} as {got}; expected {spec}")
+        fitting: tuple[int, Hashable] = (1, None)
+        if self.batches:
+            sizes = sorted({shape[0] for _, shape in by_name.values()})
+            if len(sizes) > 1:
+                raise InvalidArgumentError(f"{self._where}: inputs of batch sizes {sizes}; they must agree")
+            if not 1 <= sizes[0] <= self.config.max_batch_size:
+                raise InvalidArgumentError(
+                    f"{self._where}: got batch size {sizes[0]}; "
+                    f"expected 1 to max_batch_size {self.config.max_batch_size}"
+                )
+            fitting = sizes[0], tuple(by_name[spec.name][1][1:] for spec in self.inputs)
+        if len(self._fitting) >= MOST_FITTING:
+            self._fitting.clear()
+        self._fitting[given] = fitting
+        return fitting
 
     def _as_text(self, name: str, array: Array) -> Array:
         """Return BYTES as ONNX Runtime takes strings: str, each of them UTF-8. Other arrays pass."""
@@ -134,47 +186,78 @@ class Model:
             raise InvalidArgumentError(f"{self._where}: input {name!r}: expected UTF-8 text: {error}") from error
 
     def _wanted(self, asked: tuple[RequestedOutput, ...]) -> tuple[RequestedOutput, ...]:
+        if not asked:
+            return self._all_outputs
         names = [spec.name for spec in self.outputs]
         for each in asked:
             if each.name not in names:
                 raise InvalidArgumentError(f"{self._where}: got output {each.name!r}; expected one of {names}")
-        return asked or tuple(RequestedOutput(name) for name in names)
+        return asked
 
     def _render(self, output: Array, wanted: RequestedOutput) -> Array:
         if not wanted.classification:
             return output
         return classify(output, wanted.classification, self._labels.get(wanted.name, ()))
 
-    def _run(self, items: list[Tensors]) -> list[Tensors]:
-        """Run one batch, in an instance's thread."""
-        if not self.batches:
-            return [self.session.run(item) for item in items]
-        sizes = [len(next(iter(item.values()))) for item in items]
-        feeds = items[0] if len(items) == 1 else _stack(items, self.inputs)
-        outputs = self.session.run_padded(feeds, sum(sizes))
-        ends = np.cumsum(sizes).tolist()
-        return [
-            {name: array[end - size : end] for name, array in outputs.items()}
-            for size, end in zip(sizes, ends, strict=True)
+    def _run(self, batch: Batch[Tensors, Tensors]) -> list[Tensors]:
+        """Run one batch."""
+        items = [
+            part.entry.item if part.whole else {name: a[part.start : part.stop] for name, a in part.entry.item.items()}
+            for part in batch.parts
         ]
+        batch.assembled = batch.started
 
-    def _deliver(self, batch: list[Waiting]) -> None:
-        """Count a finished batch and answer each of its requests, in the instance's thread."""
-        first = batch[0]
-        waits = [entry.started - entry.queued for entry in batch]
-        self.metrics.execution(sum(entry.size for entry in batch), first.finished - first.started, waits)
-        for entry in batch:
-            wanted, done = entry.waiter
-            if entry.result is None:
-                done(entry.error)
+        def assembled() -> None:
+            batch.assembled = time.perf_counter()
+
+        outputs = self.session.run_batch(items, batch.size, alone=batch.alone, assembled=assembled)
+        batch.ran = time.perf_counter()
+        if len(items) == 1:
+            return [outputs]
+        results, start = [], 0
+        for part in batch.parts:
+            stop = start + part.stop - part.start
+            results.append({name: array[start:stop] for name, array in outputs.items()})
+            start = stop
+        return results
+
+    def _deliver(self, finished: list[Waiting], batch: Batch[Tensors, Tensors]) -> None:
+        """Make the answers, count, then send them: who has an answer finds it counted."""
+        statistics = self.statistics
+        answered = batch.ran
+        for entry in finished:
+            caller = entry.waiter[1]
+            code = caller.prepare(self._outcome(entry))
+            answered = time.perf_counter()
+            if code == "OK":
+                at = Stamps(caller.arrived, entry.queued, entry.started, entry.assembled, entry.ran, answered)
+                statistics.answered(at)
             else:
-                done({each.name: self._render(entry.result[each.name], each) for each in wanted})
+                statistics.failed(code, answered - caller.arrived)
+        if batch.ran:
+            statistics.executed(batch.size, batch.started, batch.assembled, batch.ran, answered)
+        for entry in finished:
+            entry.waiter[1].answer()
+
+    def _outcome(self, entry: Waiting) -> Tensors | BaseException:
+        """Return the outputs that were asked for, or the failure."""
+        if entry.result is None:
+            return entry.error or ServerError("no result")
+        try:
+            return {each.name: self._render(entry.result[each.name], each) for each in entry.waiter[0]}
+        except Exception as error:  # noqa: BLE001  the other requests of the batch must be answered
+            return error
 
     def _expire(self, entry: Waiting, seconds: float) -> None:
         """Answer a request that waited too long; one whose batch has begun runs to its end."""
         if self._batcher.withdraw(entry):
-            entry.waiter[1](UnavailableError(f"{self._where}: waited {seconds:g} s in the queue: try again later"))
+            caller = entry.waiter[1]
+            error = UnavailableError(f"{self._where}: waited {seconds:g} s in the queue: try again later")
+            code = caller.prepare(error)
+            self.statistics.failed(code, time.perf_counter() - caller.arrived)
+            caller.answer()
 
 
-def _stack(items: list[Tensors], inputs: tuple[TensorSpec, ...]) -> Tensors:
-    return {spec.name: np.concatenate([item[spec.name] for item in items]) for spec in inputs}
+def _join(results: list[Tensors]) -> Tensors:
+    """Put the parts of a split request together again."""
+    return {name: np.concatenate([each[name] for each in results]) for name in results[0]}

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from server import model_config
 from server.errors import InvalidArgumentError, ModelLoadError, NotFoundError, StartError, UnavailableError
-from server.machine import resident_bytes, usable_cpus
-from server.model import Limits, Model
-from server.session import SessionOptions, bucket_sizes, open_session, warm_up
+from server.loading import load, model_file_bytes
+from server.machine import resident_bytes
 from server.timeouts import Timeouts
 
 if TYPE_CHECKING:
@@ -20,10 +19,10 @@ if TYPE_CHECKING:
 
     from server.config import Settings
     from server.metrics import Metrics
+    from server.model import Model
     from server.pb import model_config_pb2 as pb
 
 log = logging.getLogger(__name__)
-TINY_MODEL_BYTES = 10**6
 State = Literal["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]
 
 
@@ -148,7 +147,7 @@ class Repository:
         before, began = resident_bytes(), time.perf_counter()
         directory = self._settings.repository / name
         try:
-            model = self._open(directory, int(version))
+            model = load(directory, int(version), self._settings, self._metrics, self._timeouts)
         except ModelLoadError as error:
             self._set(self._failed(name, version, str(error)))
             return
@@ -166,25 +165,6 @@ class Repository:
             self._metrics.fallbacks.inc()
         log.info("model %s version %s: ready on %s in %.3f s", name, version, model.session.provider, seconds)
         self._set(VersionStatus(name, version, "READY", model=model))
-
-    def _open(self, directory: Path, version: int) -> Model:
-        settings = self._settings
-        config = model_config.read(directory)
-        path = directory / str(version) / (config.default_model_filename or "model.onnx")
-        if not path.is_file():
-            raise ModelLoadError(f"version {version} has no {path.name}")
-        if names := model_config.ignored(config):
-            log.warning("model %s: %s: not acted on: %s", directory.name, model_config.FILE, ", ".join(names))
-        threads = settings.threads or default_threads(model_file_bytes(path.parent))
-        options = SessionOptions(settings.provider, threads, settings.gpu_memory_limit_bytes)
-        session = open_session(path, options)
-        full = model_config.complete(config, directory.name, session)
-        session = session.with_buckets(bucket_sizes(session.provider, full.max_batch_size))
-        warm_up(session, full.max_batch_size)
-        limits = Limits(settings.max_queue_size, settings.queue_timeout_seconds)
-        model = Model(version, full, session, _labels(directory, full), limits, self._metrics, self._timeouts)
-        model.start()
-        return model
 
     def _failed(self, name: str, version: str, reason: str) -> VersionStatus:
         log.error("model %s version %s cannot be served: %s", name, version, reason)
@@ -215,31 +195,5 @@ def choose_versions(present: list[int], policy: pb.ModelVersionPolicy) -> list[i
     return present[-max(1, policy.latest.num_versions) :]
 
 
-def default_threads(model_bytes: int) -> int:
-    """Return the intra-op threads for a model of these bytes on disk: the CPUs, or one for a tiny model.
-
-    A graph of LeNet-5's size is done before a second thread has woken up: 5,000 requests/s with two threads, 5,700 with
-    one (2 cores, 16 callers).
-    """
-    return 1 if model_bytes < TINY_MODEL_BYTES else usable_cpus()
-
-
-def model_file_bytes(directory: Path) -> int:
-    """Return the bytes of a version's model files: the graph and its external data, not the card."""
-    return sum(each.stat().st_size for each in directory.rglob("*") if each.is_file() and each.suffix != ".json")
-
-
 def _is_version(name: str) -> bool:
     return name.isascii() and name.isdecimal() and int(name) > 0 and not name.startswith("0")
-
-
-def _labels(directory: Path, config: pb.ModelConfig) -> dict[str, tuple[str, ...]]:
-    labels = {}
-    for output in config.output:
-        if output.label_filename:
-            path = directory / output.label_filename
-            try:
-                labels[output.name] = tuple(path.read_text(encoding="utf-8").splitlines())
-            except (OSError, UnicodeDecodeError) as error:
-                raise ModelLoadError(f"label_filename {output.label_filename!r} cannot be read: {error}") from error
-    return labels

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
 from server import wire
-from server.errors import ServerError
+from server.errors import InvalidArgumentError, NotFoundError, ServerError
 from server.pb import inference_pb2 as pb
 
 if TYPE_CHECKING:
     from server.metrics import Metrics
     from server.model import Model, Tensors, Waiting
     from server.repository import Repository
+    from server.statistics import Statistics
     from server.tensors import TensorSpec
 
 log = logging.getLogger(__name__)
-EXTENSIONS = ("classification", "model_configuration")
+EXTENSIONS = ("classification", "model_configuration", "schedule_policy", "statistics")
 """What this server does beyond the Open Inference Protocol."""
 INTERNAL = "internal error; the server's log has its cause"
 
-Respond: TypeAlias = Callable[[grpc.StatusCode, str, "pb.ModelInferResponse | None"], None]
+Respond: TypeAlias = Callable[[grpc.StatusCode, str, Any], None]
+"""Takes the status, its details, and what an `Encode` made (None unless the status is OK)."""
+Encode: TypeAlias = "Callable[[Model, Tensors], Any]"
+"""Makes the answer that `Respond` sends."""
 
 
 class InferenceService:
@@ -36,16 +39,58 @@ class InferenceService:
         self.repository = repository
         self.metrics = metrics
         self.draining = False
+        self._unflushed: set[Model] = set()
 
     def ready(self) -> bool:
         """Whether every model that should be loaded is READY and the server is not draining."""
         return not self.draining and self.repository.ready()
 
-    def infer(self, message: pb.ModelInferRequest, respond: Respond) -> InferCall:
-        """Begin a ModelInfer; ``respond`` is called once, at once or from another thread, unless it is cancelled."""
-        call = InferCall(self, message, respond)
-        call.start(message)
+    def infer(
+        self, message: pb.ModelInferRequest, respond: Respond, contents: wire.Contents | None = None
+    ) -> InferCall:
+        """Begin a ModelInfer.
+
+        Args:
+            message: the request.
+            respond: called once, at once or from another thread, unless the call is cancelled before it runs.
+            contents: the raw contents of the request, if they are not in it.
+        """
+        call = InferCall(
+            self, message.model_name, message.model_version, time.perf_counter(), _encoder(message.id), respond
+        )
+        call.begin(lambda: wire.decode(message, contents))
         return call
+
+    def infer_decoded(self, request: wire.InferRequest, arrived: float, encode: Encode, respond: Respond) -> InferCall:
+        """Begin a ModelInfer that was decoded elsewhere.
+
+        Args:
+            request: the request.
+            arrived: when it came, in `time.perf_counter` seconds.
+            encode: makes the answer of the model and its outputs.
+            respond: as of `infer`; its third argument is what ``encode`` returned.
+        """
+        call = InferCall(self, request.model, request.version, arrived, encode, respond)
+        call.begin(lambda: request)
+        return call
+
+    @property
+    def unflushed(self) -> bool:
+        """Whether requests wait for `flush`."""
+        return bool(self._unflushed)
+
+    def flush(self) -> None:
+        """Run what the tiny models have queued, in this thread.
+
+        Whoever began calls does this when no other is at hand: requests that came together run together, and the
+        thread that read them answers them, without waking another.
+        """
+        while self._unflushed:
+            try:
+                model = self._unflushed.pop()
+            except KeyError:  # another thread was faster
+                return
+            model.flush()
 
     def ServerLive(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -70,74 +115,155 @@ class InferenceService:
             outputs=[_metadata(spec) for spec in model.outputs],
         )
 
+    def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        chosen = [each for each in self.repository.index() if request.name in ("", each.name)]
+        if request.name:
+            try:
+                named = self.repository.status(request.name, request.version)
+            except NotFoundError as error:
+                raise InvalidArgumentError(str(error)) from error
+            chosen = [named] if request.version else chosen
+        models = [each.model for each in chosen if each.model is not None]
+        return pb.ModelStatisticsResponse(model_stats=[_statistics(model) for model in models])
+
     def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         return pb.ModelConfigResponse(config=self.repository.get(request.name, request.version).config)
 
 
 class InferCall:
-    """One ModelInfer from its message to its answer; counted and timed once, whatever comes of it."""
+    """One ModelInfer from its request to its answer; counted and timed once, whatever comes of it."""
 
-    __slots__ = ("_answered", "_began", "_entry", "_labels", "_lock", "_model", "_request_id", "_respond", "_service")
+    __slots__ = (
+        "_answer",
+        "_code_gone",
+        "_encode",
+        "_entry",
+        "_name",
+        "_respond",
+        "_service",
+        "_version",
+        "arrived",
+        "model",
+    )
 
-    def __init__(self, service: InferenceService, message: pb.ModelInferRequest, respond: Respond) -> None:
-        self._began = time.perf_counter()
+    def __init__(
+        self, service: InferenceService, name: str, version: str, arrived: float, encode: Encode, respond: Respond
+    ) -> None:
+        self.arrived = arrived
+        self.model: Model | None = None
         self._service = service
+        self._name, self._version = name, version
+        self._encode = encode
         self._respond = respond
-        self._labels = (message.model_name, message.model_version)
-        self._request_id = message.id
-        self._model: Model | None = None
         self._entry: Waiting | None = None
-        self._answered = False
-        self._lock = threading.Lock()
+        self._code_gone: grpc.StatusCode | None = None
+        self._answer: tuple[grpc.StatusCode, str, Any] = (grpc.StatusCode.UNKNOWN, "", None)
 
-    def start(self, message: pb.ModelInferRequest) -> None:
-        """Decode the message and queue it, or answer with what is wrong with it."""
+    def begin(self, read: Callable[[], wire.InferRequest]) -> None:
+        """Read the request and queue it, or answer with what is wrong with it."""
+        service = self._service
         try:
-            self._model = self._service.repository.get(message.model_name, message.model_version)
-            self._entry = self._model.submit(wire.decode(message), self._done)
+            self.model = model = service.repository.get(self._name, self._version)
+            self._entry = model.submit(read(), self)
+            if model.inline:
+                service._unflushed.add(model)  # noqa: SLF001  the call is the service's own
         except Exception as error:  # noqa: BLE001  every failure is an answer
-            self._done(error)
+            self.fail(error)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the answer takes so long that it is worth watching for a caller who goes away."""
+        return self._entry is not None and self.model is not None and not self.model.inline
 
     def cancel(self, code: grpc.StatusCode) -> bool:
-        """The caller went away, by itself (CANCELLED) or because its deadline passed: count it, and do not run it.
+        """The caller went away, by itself (CANCELLED) or because its deadline passed: do not run it, if it still waits.
 
         Returns:
-            Whether it was not answered before; `respond` is then never called.
+            Whether it was still waiting: `respond` is then never called. What runs already is counted as gone.
         """
-        if self._model is not None and self._entry is not None:
-            self._model.withdraw(self._entry)
-        return self._once(code)
-
-    def _done(self, outcome: Tensors | BaseException | None) -> None:
-        response = None
-        if isinstance(outcome, dict):
-            assert self._model is not None
-            response = wire.encode(self._model.name, self._model.version, self._request_id, outcome)
-            code, details = grpc.StatusCode.OK, ""
-        elif isinstance(outcome, ServerError):
-            code, details = outcome.code, str(outcome)
-        else:
-            log.error("ModelInfer failed", exc_info=outcome)
-            code, details = grpc.StatusCode.INTERNAL, INTERNAL
-        if self._once(code):
-            self._respond(code, details, response)
-
-    def _once(self, code: grpc.StatusCode) -> bool:
-        """Count the call, the first time; return whether it was that."""
-        with self._lock:
-            if self._answered:
-                return False
-            self._answered = True
-        if self._model is not None:
-            self._model.metrics.request(code.name, time.perf_counter() - self._began)
-            return True
-        try:
-            status = self._service.repository.status(*self._labels)
-        except ServerError:
-            self._service.metrics.count_refused("", "", code.name)
-        else:
-            self._service.metrics.count_refused(status.name, status.version, code.name)
+        self._code_gone = code
+        if self.model is None or self._entry is None or not self.model.withdraw(self._entry):
+            return False
+        self.model.statistics.failed(code.name, time.perf_counter() - self.arrived)
         return True
+
+    def fail(self, error: Exception) -> None:
+        """Answer a call that was not queued."""
+        code = self.prepare(error)
+        self._refusals().failed(code, time.perf_counter() - self.arrived)
+        self.answer()
+
+    def prepare(self, outcome: Tensors | BaseException) -> str:
+        """Make the answer of the outputs or the failure; return the name of its status code."""
+        if isinstance(outcome, dict):
+            try:
+                assert self.model is not None
+                self._answer = (grpc.StatusCode.OK, "", self._encode(self.model, outcome))
+            except Exception as error:  # noqa: BLE001  the others of the batch must be answered
+                outcome = error
+        if isinstance(outcome, ServerError):
+            self._answer = (outcome.code, str(outcome), None)
+        elif isinstance(outcome, BaseException):
+            log.error("ModelInfer failed", exc_info=outcome)
+            self._answer = (grpc.StatusCode.INTERNAL, INTERNAL, None)
+        return (self._code_gone or self._answer[0]).name
+
+    def answer(self) -> None:
+        """Send what `prepare` made."""
+        self._respond(*self._answer)
+
+    def _refusals(self) -> Statistics:
+        """Return where a call is counted that was not queued; a caller's free text never becomes a label."""
+        if self.model is not None:
+            return self.model.statistics
+        try:
+            status = self._service.repository.status(self._name, self._version)
+        except ServerError:
+            return self._service.metrics.of("", "")
+        return self._service.metrics.of(status.name, status.version)
+
+
+def _encoder(request_id: str) -> Encode:
+    return lambda model, outputs: wire.encode(model.name, model.version, request_id, outputs)
+
+
+def _statistics(model: Model) -> pb.ModelStatistics:
+    """Return a version's statistics as the protocol has them; durations in nanoseconds, altogether."""
+    figures = model.statistics
+    with figures.lock:
+        ok = figures.codes.get("OK", 0)
+        failed = sum(figures.codes.values()) - ok
+        parts = {
+            "queue": figures.queue.sum,
+            "compute_input": figures.input.sum,
+            "compute_infer": figures.compute.sum,
+            "compute_output": figures.output.sum,
+        }
+        return pb.ModelStatistics(
+            name=model.name,
+            version=model.version,
+            last_inference=int(figures.last_inference * 1000),
+            inference_count=sum(size * each.count for size, each in figures.executions.items()),
+            execution_count=sum(each.count for each in figures.executions.values()),
+            inference_stats=pb.InferStatistics(
+                success=_duration(ok, sum(parts.values())),
+                fail=_duration(failed, figures.failed_seconds),
+                **{name: _duration(ok, seconds) for name, seconds in parts.items()},
+            ),
+            batch_stats=[
+                pb.InferBatchStatistics(
+                    batch_size=size,
+                    compute_input=_duration(each.count, each.input),
+                    compute_infer=_duration(each.count, each.compute),
+                    compute_output=_duration(each.count, each.output),
+                )
+                for size, each in sorted(figures.executions.items())
+            ],
+        )
+
+
+def _duration(count: int, seconds: float) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=count, ns=round(seconds * 1e9))
 
 
 def _metadata(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
+import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,24 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime as ort
 
-from server.config import Provider
+from server import providers
+from server.cuda import GATE, Bound, CudaDevice, bindable, warm_up_order
 from server.errors import ExecutionError, ModelLoadError
+from server.provider_options import Tuning
+from server.providers import CPU, CUDA, TENSORRT, SessionOptions
 from server.tensors import NUMPY, ONNX, Array, TensorSpec
 
 log = logging.getLogger(__name__)
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-
-
-@dataclass(frozen=True)
-class SessionOptions:
-    """How a session is opened."""
-
-    provider: Provider
-    threads: int
-    """ONNX Runtime's intra-op threads."""
-    gpu_memory_limit_bytes: int = 0
-    """Of the CUDA arena; 0: none."""
 
 
 class Runtime(Protocol):
@@ -37,6 +27,10 @@ class Runtime(Protocol):
 
     def run(self, names: list[str], feeds: dict[str, Array]) -> list[Array]:
         """Return the named outputs, in that order."""
+
+
+def _nothing() -> None:
+    """Do nothing: nobody asked to be told."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +42,17 @@ class Session:
     outputs: tuple[TensorSpec, ...]
     provider: str
     fell_back: bool
-    """CUDA was wanted (auto) and the CPU runs it."""
+    """A GPU's provider was wanted and the next one runs it."""
     buckets: tuple[int, ...] = field(default=())
     """Batch sizes that are run; others are padded up. Empty: every batch runs at its own size."""
+    maps_weights: bool = False
+    """The weights lie beside the graph and are mapped from there."""
+    wide: Runtime | None = None
+    """The same graph with more threads, for a batch that has the machine to itself; None: there is no other."""
+    bound: Bound | None = None
+    """Page-locked buffers on a GPU, one of a bucket's size for each batch; None: arrays are handed over as they are."""
+    captures: bool = False
+    """The runtime was opened to capture CUDA graphs: it runs bound batches only."""
 
     def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Run one batch.
@@ -64,9 +66,52 @@ class Session:
         Raises:
             ExecutionError: ONNX Runtime failed; the cause is logged.
         """
+        if self.bound is not None:
+            return self.run_batch([feeds], len(next(iter(feeds.values()))))
+        return self._run(self.runtime, feeds)
+
+    def run_batch(
+        self, items: list[dict[str, Array]], size: int, *, alone: bool = False, assembled: Callable[[], None] = _nothing
+    ) -> dict[str, Array]:
+        """Run requests as one batch.
+
+        Args:
+            items: each request's inputs, which can be stacked; a model that does not batch gets one.
+            size: their samples altogether.
+            alone: nothing else of this model runs or waits now.
+            assembled: called when the samples stand beside each other, before the graph runs.
+
+        Returns:
+            One array for each output, of exactly ``size`` samples, the requests' one after the other.
+
+        Raises:
+            ExecutionError: ONNX Runtime failed; the cause is logged.
+        """
+        if self.bound is not None:
+            return self._run_bound(self.bound, items, size, assembled)
+        feeds = items[0] if len(items) == 1 else _stack(items)
+        assembled()
+        runtime = self.wide if alone and self.wide is not None else self.runtime
+        bucket = bucket_of(self.buckets, size)
+        if bucket == size:
+            return self._run(runtime, feeds)
+        outputs = self._run(runtime, {name: _pad(array, bucket) for name, array in feeds.items()})
+        return {name: array[:size] for name, array in outputs.items()}
+
+    def _run(self, runtime: Runtime, feeds: dict[str, Array]) -> dict[str, Array]:
         names = [output.name for output in self.outputs]
         try:
-            return dict(zip(names, self.runtime.run(names, feeds), strict=True))
+            with contextlib.nullcontext() if self.provider == CPU else GATE.shared():
+                return dict(zip(names, runtime.run(names, feeds), strict=True))
+        except Exception as error:
+            log.exception("execution failed")
+            raise ExecutionError(f"execution failed: {_first_line(error)}") from error
+
+    def _run_bound(
+        self, bound: Bound, items: list[dict[str, Array]], size: int, assembled: Callable[[], None]
+    ) -> dict[str, Array]:
+        try:
+            return bound.run(items, size, assembled)
         except Exception as error:
             log.exception("execution failed")
             raise ExecutionError(f"execution failed: {_first_line(error)}") from error
@@ -75,137 +120,208 @@ class Session:
         """Return this session with these buckets."""
         return replace(self, buckets=buckets)
 
-    def run_padded(self, feeds: dict[str, Array], size: int) -> dict[str, Array]:
-        """Run one batch of ``size`` samples at the next bucket's size; padding (zeros) never reaches the answer."""
-        bucket = next((each for each in self.buckets if each >= size), size)
-        if bucket == size:
-            return self.run(feeds)
-        outputs = self.run({name: _pad(array, bucket) for name, array in feeds.items()})
-        return {name: array[:size] for name, array in outputs.items()}
-
 
 def open_session(path: Path, options: SessionOptions) -> Session:
     """Open ``path`` on the provider that the options name.
 
+    What fails on a GPU is tried again with less where the options allow it: without CUDA graphs, then on the CPU.
+
     Raises:
         ModelLoadError: the file is broken, has a tensor of a type that the protocol lacks, or the provider is not there.
     """
-    wants_cuda = _wants_cuda(options.provider)
-    try:
-        runtime = _create(path, options, wants_cuda)
-    except Exception as error:
-        raise ModelLoadError(f"{path.name} cannot be opened by ONNX Runtime: {_first_line(error)}") from error
-    provider = runtime.get_providers()[0]
-    fell_back = check_provider(options.provider, provider, tried_cuda=wants_cuda, absence=cuda_absence())
+    want = providers.wanted(options)
+    absence = providers.absence(want)
+    first, failures = _present(want, absence), []
+    for provider, captures in _attempts(options, first):
+        try:
+            runtime = _create(path, options, provider, captures=captures)
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's errors have no common base
+            failures.append(_first_line(error))
+            continue
+        break
+    else:
+        raise ModelLoadError(f"{path.name} cannot be opened by ONNX Runtime: {failures[-1]}")
+    got = runtime.get_providers()[0]
+    if got == CUDA and options.captures and not captures:
+        log.warning("CUDA graphs are not used for %s: %s", path, failures[-1])
+    why = absence or (failures[-1] if failures and got != first else "")
     return Session(
         runtime=runtime,
         inputs=tuple(_spec(path, node) for node in runtime.get_inputs()),
         outputs=tuple(_spec(path, node) for node in runtime.get_outputs()),
-        provider=provider,
-        fell_back=fell_back,
+        provider=got,
+        fell_back=providers.check_provider(options.provider, want, got, why),
+        captures=captures and got == CUDA,
+        maps_weights=maps_weights(path),
     )
 
 
-def check_provider(wanted: Provider, got: str, *, tried_cuda: bool, absence: str = "") -> bool:
-    """Catch ONNX Runtime's silent fall back to the CPU.
+def make_ready(path: Path, options: SessionOptions, session: Session, max_batch_size: int, instances: int) -> Session:
+    """Return a session that has run every size that will be run first; on a GPU, through bound buffers where it can.
 
     Args:
-        wanted: the setting.
-        got: the first provider of the session.
-        tried_cuda: whether CUDA was wanted of this installation.
-        absence: why CUDA is not there, as far as is known.
-
-    Returns:
-        Whether it fell back although the setting (auto) allows it.
+        path: the model's file, opened anew where a CUDA graph cannot be captured.
+        options: that it was opened with.
+        session: what `open_session` gave.
+        max_batch_size: of the model; 0: it does not batch.
+        instances: batches that may run side by side.
 
     Raises:
-        ModelLoadError: the setting insists on CUDA; the message names the cause.
+        ModelLoadError: the model cannot be run.
     """
-    if got == CUDA or not tried_cuda:
-        return False
-    why = absence or "the CUDA provider did not load; ONNX Runtime's lines above name the library that it misses"
-    if wanted == "cuda":
-        raise ModelLoadError(f"provider is cuda, but the model would run on {got}: {why}")
-    log.warning("CUDA is not used, the model runs on %s: %s", got, why)
-    return True
-
-
-@functools.cache
-def cuda_absence() -> str:
-    """Say why CUDA cannot be there; empty where nothing that can be seen from here prevents it."""
-    if CUDA not in ort.get_available_providers():
-        return "the installed onnxruntime has no CUDA provider; install netweight[gpu] instead of netweight[cpu]"
+    session = session.with_buckets(bucket_sizes(session.provider, max_batch_size))
     try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "there is no NVIDIA driver (libcuda.so.1); start on a machine, or in a container, that has one"
-    return ""
-
-
-@functools.cache
-def _preload_cuda() -> None:
-    """Load the CUDA and cuDNN libraries that came as wheels, once, before the first session."""
-    ort.preload_dlls()
+        ready = _bind(session, options, instances)
+        warm_up(ready, max_batch_size)
+    except Exception as error:
+        if not session.captures:
+            raise ModelLoadError(f"{path.name} cannot be run: {_first_line(error)}") from error
+        log.warning("CUDA graphs are not used for %s: %s", path, _first_line(error))
+        plain = replace(options, tuning=replace(options.tuning, cuda_graphs=False))
+        del session  # its stream, which may be left capturing, goes with it
+        return make_ready(path, plain, open_session(path, plain), max_batch_size, instances)
+    return ready
 
 
 def warm_up(session: Session, max_batch_size: int) -> None:
     """Run zeros at every size that will be run first: each bucket, or a batch of one.
 
-    Inputs of unknown extents have no obvious size: such a model is not warmed.
+    Beside a wide session, which a first caller gets, one whose weights are mapped is not warmed: it would map, and count
+    as resident, the same pages again.
     """
-    for size in session.buckets or (1,):
-        feeds: dict[str, Array] = {}
-        for spec in session.inputs:
-            shape = ((size, *spec.shape[1:]) if max_batch_size else spec.shape) if spec.shape else ()
-            if -1 in shape or spec.datatype == "BYTES":
-                return
-            feeds[spec.name] = np.zeros(shape, NUMPY[spec.datatype])
-        session.run(feeds)
+    if session.bound is not None:
+        session.bound.warm_up()
+        return
+    if (
+        session.wide is not None
+        and run_zeros(replace(session, runtime=session.wide), 1, max_batch_size)
+        and session.maps_weights
+    ):
+        return
+    for size in warm_up_order(session.buckets) or (1,):
+        run_zeros(session, size, max_batch_size)
+
+
+def run_zeros(session: Session, size: int, max_batch_size: int) -> bool:
+    """Run a batch of zeros; return whether that can be: inputs of unknown extents, and BYTES, have no obvious value."""
+    feeds: dict[str, Array] = {}
+    for spec in session.inputs:
+        shape = ((size, *spec.shape[1:]) if max_batch_size else spec.shape) if spec.shape else ()
+        if -1 in shape or spec.datatype == "BYTES":
+            return False
+        feeds[spec.name] = np.zeros(shape, NUMPY[spec.datatype])
+    session.run(feeds)
+    return True
 
 
 def bucket_sizes(provider: str, max_batch_size: int) -> tuple[int, ...]:
-    """Return the batch sizes to run: on CUDA, where each new shape costs seconds, the powers of two and the largest."""
-    if provider != CUDA or max_batch_size < 1:
+    """Return the batch sizes to run: on a GPU, where each new shape costs seconds, the powers of two and the largest."""
+    if provider == CPU or max_batch_size < 1:
         return ()
     powers = [2**n for n in range(max_batch_size.bit_length()) if 2**n < max_batch_size]
     return (*powers, max_batch_size)
 
 
-def _wants_cuda(provider: Provider) -> bool:
-    if provider == "auto":
-        return CUDA in ort.get_available_providers()
-    return provider == "cuda"
+def _bind(session: Session, options: SessionOptions, instances: int) -> Session:
+    """Return the session with buffers bound for each bucket; as it is where its tensors cannot be bound."""
+    tensors = (*session.inputs, *session.outputs)
+    if session.provider == CPU or not session.buckets or not bindable(session.runtime, tensors):
+        if session.captures:
+            raise ModelLoadError("the batch is no input's only open dimension, or an input is read on the CPU")
+        return session
+    given = dict(providers.arguments(options, session.provider, captures=False))[CUDA]
+    bound = Bound(
+        session.runtime,
+        CudaDevice(int(given.get("device_id", "0"))),
+        session.inputs,
+        session.outputs,
+        session.buckets,
+        count=instances,
+        captures=session.captures,
+        pinned=(options.tuning.input_pinned, options.tuning.output_pinned),
+    )
+    return replace(session, bound=bound)
 
 
-def _create(path: Path, options: SessionOptions, wants_cuda: bool) -> Any:
+def _present(want: str, absence: str) -> str:
+    """Return the provider to ask ONNX Runtime for: the wanted one, or the next that nothing is known to prevent."""
+    if not absence:
+        return want
+    return CUDA if want == TENSORRT and not providers.cuda_absence() else CPU
+
+
+def _attempts(options: SessionOptions, first: str) -> list[tuple[str, bool]]:
+    """Return what to try in order: the provider, and whether CUDA graphs are captured."""
+    order = (TENSORRT, CUDA, CPU)
+    last = {"tensorrt": TENSORRT, "cuda": CUDA}.get(options.provider, CPU)
+    attempts = []
+    for provider in order[order.index(first) : max(order.index(first), order.index(last)) + 1]:
+        if provider == CUDA and options.captures:
+            attempts.append((provider, True))
+        attempts.append((provider, False))
+    return attempts
+
+
+def _create(path: Path, options: SessionOptions, provider: str, *, captures: bool) -> Any:
     config = ort.SessionOptions()
     config.intra_op_num_threads = options.threads
     config.inter_op_num_threads = 1
     config.log_severity_level = 3
     config.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if path.with_name(path.name + ".data").exists():
+    config.enable_mem_pattern = provider != CPU  # there each batch size would keep memory of its own
+    if maps_weights(path):
         # The weights lie beside the graph and are mapped: a prepacked copy would cost their size in memory and the
         # time to make it, and gains little (docs/behaviour.md has the figures).
         config.add_session_config_entry("session.disable_prepacking", "1")
-    providers: list[Any] = [CPU]
-    if wants_cuda and not cuda_absence():
-        _preload_cuda()
+    if provider != CPU:
+        providers.preload_cuda()
         config.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
-        providers.insert(0, (CUDA, _cuda_options(options)))
-    return ort.InferenceSession(str(path), config, providers)
+    _tune(config, options.tuning)
+    chosen = providers.arguments(options, provider, captures=captures)
+    with contextlib.nullcontext() if provider == CPU else GATE.shared():
+        # Its own fallback would print, and move a session to the CPU in the middle of serving.
+        return ort.InferenceSession(str(path), config, chosen, enable_fallback=0)
 
 
-def _cuda_options(options: SessionOptions) -> dict[str, str]:
-    chosen = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
-    if options.gpu_memory_limit_bytes:
-        chosen["gpu_mem_limit"] = str(options.gpu_memory_limit_bytes)
-    return chosen
+def _tune(config: Any, tuning: Tuning) -> None:
+    """Set what the model's configuration says of the session."""
+    levels = ort.GraphOptimizationLevel
+    config.graph_optimization_level = {
+        -1: levels.ORT_ENABLE_BASIC,
+        1: levels.ORT_ENABLE_EXTENDED,
+        2: levels.ORT_DISABLE_ALL,
+    }.get(tuning.graph_level, levels.ORT_ENABLE_ALL)
+    for name, value in tuning.session.items():
+        if name in ("intra_op_thread_count", "inter_op_thread_count") and int(value):
+            setattr(config, name.replace("thread_count", "num_threads"), int(value))
+        elif name == "execution_mode":
+            config.execution_mode = ort.ExecutionMode.ORT_PARALLEL if int(value) else ort.ExecutionMode.ORT_SEQUENTIAL
+        elif name == "enable_mem_arena":
+            config.enable_cpu_mem_arena = bool(int(value))
+        elif name == "enable_mem_pattern":
+            config.enable_mem_pattern = bool(int(value))
+        elif name == "session.use_device_allocator_for_initializers":
+            config.add_session_config_entry(name, value)
+
+
+def maps_weights(path: Path) -> bool:
+    """Whether the weights lie beside the graph: they are then mapped from the file."""
+    return path.with_name(path.name + ".data").exists()
 
 
 def _spec(path: Path, node: Any) -> TensorSpec:
     if node.type not in ONNX:
         raise ModelLoadError(f"{path.name}: tensor {node.name} is a {node.type}, which the protocol cannot carry")
     return TensorSpec(node.name, ONNX[node.type], tuple(d if isinstance(d, int) else -1 for d in node.shape))
+
+
+def bucket_of(buckets: tuple[int, ...], size: int) -> int:
+    """Return the smallest bucket (they are sorted) that holds ``size`` samples; ``size`` where there is none."""
+    return next((each for each in buckets if each >= size), size)
+
+
+def _stack(items: list[dict[str, Array]]) -> dict[str, Array]:
+    return {name: np.concatenate([item[name] for item in items]) for name in items[0]}
 
 
 def _pad(array: Array, size: int) -> Array:

@@ -10,20 +10,24 @@ and every other call go the ordinary way always.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NoReturn
+from types import MethodType
+from typing import Any, NoReturn, Protocol
 
 import grpc
+import grpc._server as grpc_server  # private: see TESTED_GRPCIO
 from google.protobuf import message_factory
 from google.protobuf.message import DecodeError, Message
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # private: see TESTED_GRPCIO
 
+from server import wire
 from server.config import Way
 from server.errors import ServerError
 from server.pb import inference_pb2 as pb
-from server.service import INTERNAL, InferCall, InferenceService
+from server.service import INTERNAL, Respond
 
 log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
@@ -32,10 +36,39 @@ NAMES = ("inference.GRPCInferenceService", SERVICE.full_name)
 TESTED_GRPCIO = ("1.81.", "1.85.")
 EXPECTED_CALLS = 64
 """ModelInfer calls that grpcio may take in before the polling thread sees them, for each name."""
+AT_ONCE = 0.0
+"""A deadline that has passed: a poll that takes what is there and does not wait."""
+MOST_EVENTS = 512
+"""That are taken before what came is run, however many more are at hand."""
 THREADS = 16
 """For the ordinary calls; a reflection stream holds one as long as it is open."""
 WAITING_THREADS = 256
 """Where ModelInfer goes the ordinary way, each call in flight holds one."""
+
+
+class Service(Protocol):
+    """What a transport needs of a service, besides a method for each other call."""
+
+    @property
+    def unflushed(self) -> bool:
+        """Whether calls were begun that wait for `flush`."""
+
+    def infer(self, message: pb.ModelInferRequest, respond: Respond, contents: wire.Contents | None = None) -> Call:
+        """Begin a ModelInfer; ``contents`` are its raw contents, if they are not in the message."""
+
+    def flush(self) -> None:
+        """No other call is at hand: run, or send on, what was begun."""
+
+
+class Call(Protocol):
+    """A ModelInfer that was begun."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is worth watching for a caller who goes away."""
+
+    def cancel(self, code: grpc.StatusCode) -> bool:
+        """The caller went away; return whether `respond` will never be called."""
 
 
 class Transport:
@@ -45,16 +78,19 @@ class Transport:
         service: answers the calls.
         max_message_bytes: the largest request or answer.
         way: of ModelInfer; auto is direct if this version of grpcio was tested with it.
+        reuse_port: whether other processes may listen on the same port; otherwise a port in use is an error.
     """
 
-    def __init__(self, service: InferenceService, max_message_bytes: int, way: Way = "auto") -> None:
+    def __init__(
+        self, service: Service, max_message_bytes: int, way: Way = "auto", *, reuse_port: bool = False
+    ) -> None:
         direct = way == "direct" or (way == "auto" and grpc.__version__.startswith(TESTED_GRPCIO))
         self.server = grpc.server(
             ThreadPoolExecutor(THREADS if direct else WAITING_THREADS, thread_name_prefix="grpc"),
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", max_message_bytes),
-                ("grpc.so_reuseport", 0),  # a port in use must be an error, not a second server on it
+                ("grpc.so_reuseport", int(reuse_port)),
             ],
         )
         self.server.add_generic_rpc_handlers(tuple(handlers(service)))
@@ -70,8 +106,9 @@ class Transport:
 
     def start(self) -> None:
         """Answer calls."""
-        self.server.start()
-        if self._direct is not None:
+        if self._direct is None:
+            self.server.start()
+        else:
             self._direct.start()
 
     def stop(self, grace_seconds: float) -> None:
@@ -82,81 +119,126 @@ class Transport:
 class DirectInfer:
     """The shorter way of ModelInfer, on the completion queue of a grpc.server.
 
-    grpc.server calls an event's tag with the event, and expects (a call state of its own, callbacks): ours has neither.
-    Operation objects hold C structs, so each call makes its own.
+    In place of grpc.server's own loop, which blocks after each event, ours takes every event that is at hand before it
+    lets the service run or send on what came: requests that came together stay together. The tags of our events are
+    bound methods, called with the event; all other events are grpc.server's own and handed to it. Operation objects
+    hold C structs, so each call makes its own.
     """
 
-    def __init__(self, server: grpc.Server, service: InferenceService) -> None:
+    def __init__(self, server: grpc.Server, service: Service) -> None:
         self._service = service
-        state: Any = server._state  # type: ignore[attr-defined]  # noqa: SLF001  grpcio's own; see TESTED_GRPCIO
-        self._core, self._queue = state.server, state.completion_queue
-        self._methods = [f"/{name}/ModelInfer" for name in NAMES]
+        self._state: Any = server._state  # type: ignore[attr-defined]  # noqa: SLF001  grpcio's own; see TESTED_GRPCIO
+        self._core, self._queue = self._state.server, self._state.completion_queue
+        self._methods = [Method(self, f"/{name}/ModelInfer") for name in NAMES]
         for method in self._methods:
-            self._core.register_method(method)
+            self._core.register_method(method.name)
 
     def start(self) -> None:
-        """Expect calls; the server was started before."""
+        """Start the server, as grpc.server would, with a loop of our own."""
+        with self._state.lock:
+            self._core.start()
+            self._state.stage = grpc_server._ServerStage.STARTED  # noqa: SLF001
+            for name in self._state.registered_method_handlers:
+                grpc_server._request_registered_call(self._state, name)  # noqa: SLF001
+            grpc_server._request_call(self._state)  # noqa: SLF001
         for method in self._methods:
             for _ in range(EXPECTED_CALLS):
-                self._expect(method)
+                self.expect(method)
+        threading.Thread(target=self._poll, name="grpc-poll", daemon=True).start()
 
-    def _expect(self, method: str) -> None:
-        def begin(event: Any) -> tuple[None, tuple[()]]:
-            if event.success:  # else the server stops
-                self._expect(method)
-                _guarded(DirectCall(self._service, event).start)
-            return _NOTHING
+    def expect(self, method: Method) -> None:
+        """Ask for one more call of this method."""
+        self._core.request_registered_call(self._queue, self._queue, method.name, method.begin)
 
-        self._core.request_registered_call(self._queue, self._queue, method, begin)
+    def begin(self, event: Any) -> None:
+        """Begin a call."""
+        DirectCall(self._service, event)
+
+    def _poll(self) -> None:
+        service, queue = self._service, self._queue
+        taken = 0
+        while True:
+            event = queue.poll(AT_ONCE if service.unflushed else None)
+            if event.completion_type == cygrpc.CompletionType.queue_timeout or taken >= MOST_EVENTS:
+                taken = 0
+                _guarded(service.flush)
+            if event.completion_type != cygrpc.CompletionType.queue_timeout:
+                taken += 1
+                if type(event.tag) is MethodType:
+                    try:
+                        event.tag(event)
+                    except Exception:  # a defect of ours must not end the thread that polls for every call
+                        log.exception("ModelInfer failed")
+                elif not grpc_server._process_event_and_continue(self._state, event):  # noqa: SLF001
+                    _guarded(service.flush)
+                    return
+            event = None  # it may hold a call that has ended, and must be gone before the next poll
+
+
+class Method:
+    """One of ModelInfer's two names; its `begin` is the tag of the calls that are expected."""
+
+    def __init__(self, infer: DirectInfer, name: str) -> None:
+        self.name = name
+        self._infer = infer
+
+    def begin(self, event: Any) -> None:
+        """Begin a call, and expect another."""
+        if event.success:  # else the server stops
+            self._infer.expect(self)
+            self._infer.begin(event)
 
 
 class DirectCall:
     """One ModelInfer on the shorter way."""
 
-    __slots__ = ("_call", "_cancelled", "_deadline", "_infer", "_service")
+    __slots__ = ("_answered", "_call", "_cancelled", "_deadline", "_infer", "_service", "_watched")
 
-    def __init__(self, service: InferenceService, event: Any) -> None:
+    def __init__(self, service: Service, event: Any) -> None:
+        """Ask for the message."""
         self._service = service
         self._call = event.call
         self._deadline: float | None = event.call_details.deadline
-        self._infer: InferCall | None = None
-        self._cancelled = False
-
-    def start(self) -> None:
-        """Ask for the message, and to be told when the caller goes away."""
-        self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(0),), self._closed)
+        self._infer: Call | None = None
+        self._watched = self._cancelled = self._answered = False
         self._call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), self._received)
 
-    def _received(self, event: Any) -> tuple[None, tuple[()]]:
+    def _received(self, event: Any) -> None:
         raw = event.batch_operations[0].message()
-        if raw is not None and not self._cancelled:  # None: the caller went away, or sent more than the limit
-            _guarded(lambda: self._begin(raw))
-        return _NOTHING
-
-    def _begin(self, raw: bytes) -> None:
+        if raw is None:  # the caller went away, or sent more than the limit
+            self._watch()
+            return
         try:
-            message = pb.ModelInferRequest.FromString(raw)
+            message, contents = wire.parse(raw)
         except DecodeError:
             self._respond(grpc.StatusCode.INVALID_ARGUMENT, "the message is no ModelInferRequest", None)
             return
-        self._infer = self._service.infer(message, self._respond)
+        self._infer = self._service.infer(message, self._respond, contents)
+        if self._infer.waits and not self._answered:
+            self._watch()
 
-    def _closed(self, event: Any) -> tuple[None, tuple[()]]:
-        if event.batch_operations[0].cancelled():
-            self._cancelled = True
-            if self._infer is not None:
-                self._infer.cancel(_why_gone(self._deadline))
-        return _NOTHING
+    def _watch(self) -> None:
+        """Ask to be told when the caller goes away."""
+        self._watched = True
+        self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(0),), self._closed)
+
+    def _closed(self, event: Any) -> None:
+        if event.batch_operations[0].cancelled() and self._infer is not None:
+            self._infer.cancel(_why_gone(self._deadline))
 
     def _respond(self, code: grpc.StatusCode, details: str, response: pb.ModelInferResponse | None) -> None:
+        self._answered = True
         operations = [cygrpc.SendInitialMetadataOperation((), 0)]
         if response is not None:
             operations.append(cygrpc.SendMessageOperation(response.SerializeToString(), 0))
         operations.append(cygrpc.SendStatusFromServerOperation((), code.value[0], details.encode(), 0))
-        self._call.start_server_batch(tuple(operations), _sent)
+        self._call.start_server_batch(tuple(operations), self._sent)
+
+    def _sent(self, _: Any) -> None:
+        """Nothing is left to do; the event kept the call alive until here."""
 
 
-def handlers(service: InferenceService) -> list[grpc.GenericRpcHandler[Any, Any]]:
+def handlers(service: Service) -> list[grpc.GenericRpcHandler[Any, Any]]:
     """Return the service's ordinary handlers, one set for each of its names, read off the proto file."""
     methods = {
         method.name: grpc.unary_unary_rpc_method_handler(
@@ -185,7 +267,7 @@ def _answer(method: Callable[[Any], Message]) -> Callable[[Any, grpc.ServicerCon
     return answer
 
 
-def _wait(service: InferenceService) -> Callable[[Any, grpc.ServicerContext], Message]:
+def _wait(service: Service) -> Callable[[Any, grpc.ServicerContext], Message]:
     """Make ModelInfer the ordinary way: the call's thread waits for its answer."""
 
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Message:
@@ -201,6 +283,7 @@ def _wait(service: InferenceService) -> Callable[[Any, grpc.ServicerContext], Me
 
         if not context.add_callback(gone):
             gone()
+        service.flush()
         code, details, response = answered.result()
         return response or _abort(context, code, details)
 
@@ -224,10 +307,3 @@ def _guarded(step: Callable[[], None]) -> None:
         step()
     except Exception:
         log.exception("ModelInfer failed")
-
-
-def _sent(_: Any) -> tuple[None, tuple[()]]:
-    return _NOTHING
-
-
-_NOTHING: tuple[None, tuple[()]] = (None, ())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from server.errors import InvalidArgumentError
 from server.pb import inference_pb2 as pb
@@ -15,6 +16,16 @@ from server.tensors import DATATYPES, NUMPY, Array, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+Buffer: TypeAlias = "bytes | memoryview"
+Contents: TypeAlias = "Sequence[Buffer]"
+LARGE_BYTES = 64 * 1024
+"""From here on a message is taken apart before it is parsed."""
+VARINT, LENGTH_DELIMITED = 0, 2
+FIXED_BYTES = {1: 8, 5: 4}
+"""Bytes of the wire types of fixed size."""
+LONGEST_VARINT = 10
+RAW_INPUT_CONTENTS = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | LENGTH_DELIMITED
 
 CONTENTS = {
     "BOOL": "bool_contents",
@@ -42,8 +53,7 @@ class RequestedOutput:
     """The k highest as ``value:index:label``; 0: the tensor itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """A decoded ModelInferRequest."""
 
     model: str
@@ -54,17 +64,38 @@ class InferRequest:
     """Empty: all, in the model's order."""
     timeout_seconds: float
     """In the queue; 0: the server's setting."""
+    priority: int = 0
+    """1 is the highest; 0: the model's default."""
 
 
-def decode(message: pb.ModelInferRequest) -> InferRequest:
+def parse(raw: bytes) -> tuple[pb.ModelInferRequest, Contents]:
+    """Return a request and its raw contents, which for a large message are views of it and not in the request.
+
+    protobuf would copy the tensors twice, into the message and out of it.
+
+    Raises:
+        DecodeError: the bytes are no ModelInferRequest.
+    """
+    if len(raw) < LARGE_BYTES:
+        message = pb.ModelInferRequest.FromString(raw)
+        return message, message.raw_input_contents
+    head, contents = _split_raw(raw)
+    return pb.ModelInferRequest.FromString(head), contents
+
+
+def decode(message: pb.ModelInferRequest, contents: Contents | None = None) -> InferRequest:
     """Return the arrays and the wishes of a request. Raw contents are viewed, not copied.
+
+    Args:
+        message: the request.
+        contents: its raw contents, if they are not in it (`parse`).
 
     Raises:
         InvalidArgumentError: contents and shape disagree, a datatype is unknown, a parameter is of the wrong type.
     """
     where = f"model {message.model_name}"
     inputs: dict[str, Array] = {}
-    for tensor, raw in zip(message.inputs, _contents(where, message), strict=True):
+    for tensor, raw in zip(message.inputs, _contents(where, message, contents), strict=True):
         if tensor.name in inputs:
             raise InvalidArgumentError(f"{where}: input {tensor.name!r} is given twice; name each input once")
         inputs[tensor.name] = _array(f"{where}: input {tensor.name!r}", tensor, raw)
@@ -75,6 +106,7 @@ def decode(message: pb.ModelInferRequest) -> InferRequest:
         inputs=inputs,
         outputs=tuple(_requested(where, output) for output in message.outputs),
         timeout_seconds=_timeout(where, message.parameters) if message.parameters else 0.0,
+        priority=_priority(where, message.parameters) if message.parameters else 0,
     )
 
 
@@ -96,7 +128,7 @@ def to_raw(array: Array) -> bytes:
     return b"".join(struct.pack("<I", len(item)) + item for item in items)
 
 
-def from_raw(where: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> Array:
+def from_raw(where: str, datatype: str, shape: tuple[int, ...], raw: Buffer) -> Array:
     """Return the array that these bytes hold; a view of them but for BYTES.
 
     Raises:
@@ -108,7 +140,7 @@ def from_raw(where: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> A
         raise InvalidArgumentError(f"{where} has shape {show(shape)}; extents are 0 or more")
     count = math.prod(shape)
     if datatype == "BYTES":
-        items = list(_split(where, raw))
+        items = list(_split(where, bytes(raw)))
         if len(items) != count:
             raise InvalidArgumentError(f"{where} of shape {show(shape)} needs {count} elements, got {len(items)}")
         return np.array(items, np.object_).reshape(shape)
@@ -141,10 +173,10 @@ def classify(scores: Array, k: int, labels: Sequence[str]) -> Array:
     return result
 
 
-def _contents(where: str, message: pb.ModelInferRequest) -> list[bytes | None]:
+def _contents(where: str, message: pb.ModelInferRequest, contents: Contents | None) -> list[Buffer | None]:
     """Return each input's raw bytes, or None for each where the request is typed."""
     typed = [tensor for tensor in message.inputs if tensor.HasField("contents")]
-    raw = message.raw_input_contents
+    raw = message.raw_input_contents if contents is None else contents
     if typed and raw:
         raise InvalidArgumentError(f"{where}: raw_input_contents and typed contents in one request; use one of them")
     if typed:
@@ -156,7 +188,49 @@ def _contents(where: str, message: pb.ModelInferRequest) -> list[bytes | None]:
     return list(raw)
 
 
-def _array(where: str, tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Array:
+def _split_raw(message: bytes) -> tuple[bytes, list[memoryview]]:
+    """Return a serialised ModelInferRequest without its raw_input_contents, and these, as views.
+
+    Raises:
+        DecodeError: the bytes end inside a field, or a field is of a kind that protobuf has not.
+    """
+    view = memoryview(message)
+    head, contents = [], []
+    start = 0
+    while start < len(message):
+        key, at = _varint(message, start)
+        kind = key & 7
+        if kind == LENGTH_DELIMITED:
+            length, at = _varint(message, at)
+            end = at + length
+        elif kind == VARINT:
+            _, end = _varint(message, at)
+        elif kind in FIXED_BYTES:
+            end = at + FIXED_BYTES[kind]
+        else:
+            raise DecodeError(f"wire type {kind} at byte {start}")
+        if end > len(message):
+            raise DecodeError(f"the message ends inside a field, at byte {len(message)}")
+        if key == RAW_INPUT_CONTENTS:
+            contents.append(view[at:end])
+        else:
+            head.append(view[start:end])
+        start = end
+    return b"".join(head), contents
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """Return the number at a place of a serialised message, and the place after it."""
+    value = shift = 0
+    for place in range(at, min(at + LONGEST_VARINT, len(message))):
+        value |= (message[place] & 127) << shift
+        if message[place] < 128:
+            return value, place + 1
+        shift += 7
+    raise DecodeError(f"no number at byte {at}")
+
+
+def _array(where: str, tensor: pb.ModelInferRequest.InferInputTensor, raw: Buffer | None) -> Array:
     shape = tuple(tensor.shape)
     if raw is not None:
         return from_raw(where, tensor.datatype, shape, raw)
@@ -207,6 +281,15 @@ def _timeout(where: str, parameters: Mapping[str, pb.InferParameter]) -> float:
     if microseconds < 0:
         raise InvalidArgumentError(f"{where}: timeout is {microseconds} microseconds; expected 0 or more")
     return microseconds / 1e6
+
+
+def _priority(where: str, parameters: Mapping[str, pb.InferParameter]) -> int:
+    if "priority" not in parameters:
+        return 0
+    level = _integer(f"{where}: priority", parameters["priority"])
+    if level < 0:
+        raise InvalidArgumentError(f"{where}: priority is {level}; expected 0 (the default) or more, 1 is the highest")
+    return level
 
 
 def _integer(where: str, parameter: pb.InferParameter) -> int:

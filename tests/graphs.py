@@ -42,19 +42,25 @@ def scale(repository: Path, name: str = "scale", *, factor: float = 2.0, version
 
 
 def slow(repository: Path, name: str = "slow", *, rounds: int = 200, width: int = 256) -> Path:
-    """Publish a chain of matrix products (identity, so y = x) that keeps a CPU busy for tens of milliseconds."""
+    """Publish a chain of matrix products (identity, so y = x) that keeps a CPU busy for tens of milliseconds.
+
+    It has one instance: a second request waits.
+    """
     nodes = [
         helper.make_node("MatMul", [f"h{i}" if i else "x", "identity"], [f"h{i + 1}" if i + 1 < rounds else "y"])
         for i in range(rounds)
     ]
     shape = ["batch", width, width]
-    return save(
+    path = save(
         repository / name / "1" / "model.onnx",
         nodes,
         [("x", TensorProto.FLOAT, shape)],
         [("y", TensorProto.FLOAT, shape)],
         {"identity": np.eye(width, dtype=np.float32)},
     )
+    text = "max_batch_size: 32 instance_group { count: 1 }"
+    (repository / name / "config.pbtxt").write_text(text, encoding="utf-8")
+    return path
 
 
 def identity(repository: Path, name: str, element: int, shape: list[Any]) -> Path:

@@ -171,11 +171,11 @@ def test_unused_fields_are_named(tmp_path: Path, load: Load, caplog: pytest.LogC
     configure(
         tmp_path,
         "scale",
-        "max_batch_size: 4 optimization { graph { level: 1 } } dynamic_batching { preferred_batch_size: 4 }",
+        "max_batch_size: 4 optimization { priority: PRIORITY_MAX } dynamic_batching { preserve_ordering: true }",
     )
     load().get("scale")
     (warning,) = [each.message for each in caplog.records if each.levelname == "WARNING"]
-    assert "optimization, dynamic_batching.preferred_batch_size" in warning
+    assert "dynamic_batching.preserve_ordering, optimization.priority" in warning
 
 
 def test_the_settings_choose_models(tmp_path: Path, load: Load) -> None:

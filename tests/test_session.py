@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
+from server import providers
+from server import session as session_module
 from server.errors import ExecutionError, ModelLoadError
-from server.session import CPU, CUDA, Session, SessionOptions, bucket_sizes, check_provider, open_session
+from server.provider_options import Tuning
+from server.providers import CPU, CUDA, TENSORRT, SessionOptions
+from server.session import Session, bucket_sizes, open_session
 from server.tensors import Array, TensorSpec
 from tests import graphs
 
@@ -54,6 +60,7 @@ def test_a_failed_execution_is_told_in_one_line(tmp_path: Path) -> None:
         (CUDA, 12, (1, 2, 4, 8, 12)),
         (CUDA, 1, (1,)),
         (CUDA, 0, ()),
+        (TENSORRT, 2, (1, 2)),
         (CPU, 32, ()),
     ],
 )
@@ -62,28 +69,87 @@ def test_buckets(provider: str, max_batch_size: int, expected: tuple[int, ...]) 
     assert bucket_sizes(provider, max_batch_size) == expected
 
 
-def test_padding_never_reaches_an_answer() -> None:
-    """A batch is padded with zeros up to its bucket, and the answer is cut back to it."""
+@pytest.mark.parametrize("sizes", [(3,), (1, 2), (1, 1, 1)])
+def test_padding_never_reaches_an_answer(sizes: tuple[int, ...]) -> None:
+    """Requests are stacked in order and padded with zeros up to their bucket; the answer is cut back to them."""
     runtime = Recorder()
     x = np.arange(6, dtype=np.float32).reshape(3, 2)
-    answer = session_of(runtime, (1, 4, 8)).run_padded({"x": x}, 3)
+    items = [{"x": part} for part in np.split(x, np.cumsum(sizes)[:-1])]
+    answer = session_of(runtime, (1, 4, 8)).run_batch(items, 3)
     np.testing.assert_array_equal(answer["y"], 2 * x)
     assert runtime.feeds[0]["x"].shape == (4, 2)
     assert not runtime.feeds[0]["x"][3:].any()
 
 
 def test_a_batch_of_a_buckets_size_is_not_copied() -> None:
-    """A batch that fills its bucket goes to the runtime as it is."""
-    runtime = Recorder()
-    x = np.ones((4, 2), np.float32)
-    session_of(runtime, (1, 4)).run_padded({"x": x}, 4)
-    assert runtime.feeds[0]["x"] is x
+    """One request that fills its bucket goes to the runtime as it is; so does any where there are no buckets."""
+    for buckets in ((1, 4), ()):
+        runtime = Recorder()
+        x = np.ones((4, 2), np.float32)
+        session_of(runtime, buckets).run_batch([{"x": x}], 4)
+        assert runtime.feeds[0]["x"] is x
 
 
-def test_the_silent_fall_back_is_caught() -> None:
-    """Cuda that got the CPU is an error that names the cause; auto goes on, and says that it fell back."""
-    with pytest.raises(ModelLoadError, match="would run on CPUExecutionProvider: no driver"):
-        check_provider("cuda", CPU, tried_cuda=True, absence="no driver")
-    assert check_provider("auto", CPU, tried_cuda=True, absence="no driver")
-    assert not check_provider("auto", CPU, tried_cuda=False)
-    assert not check_provider("cuda", CUDA, tried_cuda=True)
+def test_a_batch_that_is_alone_may_take_all_threads() -> None:
+    """The wide runtime runs what has the machine to itself; without one, or in company, the other does."""
+    narrow, wide = Recorder(), Recorder()
+    session = replace(session_of(narrow, ()), wide=wide)
+    items = [{"x": np.ones((1, 2), np.float32)}]
+    session.run_batch(items, 1, alone=True)
+    session.run_batch(items, 1)
+    replace(session, wide=None).run_batch(items, 1, alone=True)
+    assert (len(narrow.feeds), len(wide.feeds)) == (2, 1)
+
+
+def test_a_graph_runs_as_configured(tmp_path: Path) -> None:
+    """The session's options of config.pbtxt reach ONNX Runtime."""
+    tuning = Tuning(
+        graph_level=2,
+        session={"intra_op_thread_count": "3", "inter_op_thread_count": "2", "execution_mode": "1"}
+        | {"enable_mem_arena": "0", "enable_mem_pattern": "0", "session.use_device_allocator_for_initializers": "1"},
+    )
+    session = open_session(graphs.scale(tmp_path), SessionOptions("cpu", threads=1, tuning=tuning))
+    opened = cast("Any", session.runtime).get_session_options()
+    assert (opened.intra_op_num_threads, opened.inter_op_num_threads) == (3, 2)
+    assert opened.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    assert opened.execution_mode == ort.ExecutionMode.ORT_PARALLEL
+    assert (opened.enable_cpu_mem_arena, opened.enable_mem_pattern) == (False, False)
+    assert opened.get_session_config_entry("session.use_device_allocator_for_initializers") == "1"
+
+
+def test_what_fails_on_the_gpu_runs_on_the_cpu_if_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Auto tries TensorRT, CUDA with graphs, CUDA without, the CPU, and warns with the cause; cuda stops before it."""
+    tried: list[tuple[str, bool]] = []
+    create = session_module._create
+
+    def fail_on_gpus(path: Path, options: SessionOptions, provider: str, *, captures: bool) -> Any:
+        tried.append((provider, captures))
+        if provider != CPU:
+            raise RuntimeError(f"no {provider}\nsecond line")
+        return create(path, options, provider, captures=captures)
+
+    monkeypatch.setattr(session_module, "_create", fail_on_gpus)
+    monkeypatch.setattr(providers, "absence", lambda _: "")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
+    path = graphs.scale(tmp_path)
+    options = SessionOptions("auto", threads=1, tuning=Tuning(tensorrt=True))
+    session = open_session(path, options)
+    assert tried == [(TENSORRT, False), (CUDA, True), (CUDA, False), (CPU, False)]
+    assert (session.provider, session.fell_back, session.captures) == (CPU, True, False)
+    assert "the model runs on CPUExecutionProvider: no CUDAExecutionProvider" in caplog.text
+    for setting, last in (("cuda", CUDA), ("tensorrt", TENSORRT)):
+        with pytest.raises(ModelLoadError, match=f"cannot be opened by ONNX Runtime: no {last}$"):
+            open_session(path, replace(options, provider=cast("Any", setting)))
+
+
+def test_insisting_on_what_is_absent_names_the_cause(tmp_path: Path) -> None:
+    """Where CUDA cannot be there, cuda and tensorrt refuse the model, and auto serves it on the CPU."""
+    if not providers.cuda_absence():
+        pytest.skip("CUDA is there")
+    path = graphs.scale(tmp_path)
+    for setting in ("cuda", "tensorrt"):
+        with pytest.raises(ModelLoadError, match=f"provider is {setting}, but the model would run on {CPU}: "):
+            open_session(path, SessionOptions(cast("Any", setting), threads=1))
+    assert open_session(path, SessionOptions("auto", threads=1)).provider == CPU

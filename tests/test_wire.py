@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 
 from server import wire
 from server.client import arrays, infer_request
@@ -131,3 +132,39 @@ def test_answers_are_raw_and_in_order() -> None:
     assert len(answer.raw_output_contents) == 2
     assert (answer.model_name, answer.model_version, answer.id) == ("m", "3", "id")
     assert arrays(answer)["a"].tolist() == [[b"x"]]
+
+
+def test_a_large_message_is_taken_apart_without_a_copy() -> None:
+    """From LARGE_BYTES on, contents are views of the message, and decoding gives what protobuf's own parser gives."""
+    big, small = np.arange(wire.LARGE_BYTES, dtype=np.uint8).reshape(2, -1), np.array([1.5], np.float32)
+    message = infer_request("m", {"big": big, "small": small}, outputs=["a"], request_id="seven")
+    message.parameters["timeout"].int64_param = 10**6
+    raw = message.SerializeToString()
+    head, contents = wire.parse(raw)
+    assert not head.raw_input_contents
+    assert all(isinstance(each, memoryview) and each.obj is raw for each in contents)
+    taken, decoded = wire.decode(head, contents), wire.decode(message)
+    assert taken._replace(inputs={}) == decoded._replace(inputs={})
+    for name, array in decoded.inputs.items():
+        np.testing.assert_array_equal(taken.inputs[name], array)
+        assert np.shares_memory(taken.inputs[name], np.frombuffer(raw, np.uint8))
+
+
+def test_unknown_fields_of_every_kind_are_passed_over() -> None:
+    """A later protocol's fields do not hinder: varint, 8 bytes, a length and bytes, 4 bytes."""
+    raw = infer_request("m", {"x": np.zeros(wire.LARGE_BYTES, np.uint8)}).SerializeToString()
+    extra = b"\xf8\x07\xac\x02" + b"\xf9\x07" + bytes(8) + b"\xfa\x07\x03abc" + b"\xfd\x07" + bytes(4)
+    head, contents = wire.parse(extra + raw)
+    assert wire.decode(head, contents).inputs["x"].shape == (wire.LARGE_BYTES,)
+
+
+@pytest.mark.parametrize("cut", [1, 70, wire.LARGE_BYTES])
+def test_a_large_message_that_is_cut_off_is_refused(cut: int) -> None:
+    """A length beyond the end, or a number that does not end, is an error as with protobuf's own parser."""
+    raw = infer_request("m", {"x": np.zeros(2 * wire.LARGE_BYTES, np.uint8)}).SerializeToString()
+    with pytest.raises(DecodeError):
+        wire.parse(raw[:-cut])
+    with pytest.raises(DecodeError):
+        wire.parse(raw + b"\xff" * cut)
+    with pytest.raises(DecodeError):
+        wire.parse(raw + b"\x0f")

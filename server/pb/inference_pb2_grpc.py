@@ -69,6 +69,11 @@ class GRPCInferenceServiceStub:
                 request_serializer=server_dot_pb_dot_inference__pb2.ModelConfigRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_inference__pb2.ModelConfigResponse.FromString,
                 _registered_method=True)
+        self.ModelStatistics = channel.unary_unary(
+                '/netweight.v1.GRPCInferenceService/ModelStatistics',
+                request_serializer=server_dot_pb_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_inference__pb2.ModelStatisticsResponse.FromString,
+                _registered_method=True)
 
 
 class GRPCInferenceServiceServicer:
@@ -123,6 +128,14 @@ class GRPCInferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ModelStatistics(self, request, context):
+        """Counts and durations since the server started; no name: of every version that is loaded. Unknown name:
+        INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GRPCInferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -160,6 +173,11 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
                     servicer.ModelConfig,
                     request_deserializer=server_dot_pb_dot_inference__pb2.ModelConfigRequest.FromString,
                     response_serializer=server_dot_pb_dot_inference__pb2.ModelConfigResponse.SerializeToString,
+            ),
+            'ModelStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModelStatistics,
+                    request_deserializer=server_dot_pb_dot_inference__pb2.ModelStatisticsRequest.FromString,
+                    response_serializer=server_dot_pb_dot_inference__pb2.ModelStatisticsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -351,6 +369,33 @@ class GRPCInferenceService:
             '/netweight.v1.GRPCInferenceService/ModelConfig',
             server_dot_pb_dot_inference__pb2.ModelConfigRequest.SerializeToString,
             server_dot_pb_dot_inference__pb2.ModelConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModelStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netweight.v1.GRPCInferenceService/ModelStatistics',
+            server_dot_pb_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
+            server_dot_pb_dot_inference__pb2.ModelStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,

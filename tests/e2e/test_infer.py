@@ -35,7 +35,7 @@ DATATYPES = {
 }
 
 
-@pytest.fixture(scope="module", params=["direct", "ordinary"])
+@pytest.fixture(scope="module", params=["--way direct", "--way ordinary", "--frontends 2"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server with one model of each kind, and two that cannot be served."""
     repository = tmp_path_factory.mktemp("repository")
@@ -52,7 +52,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     (contradicting.parents[1] / "config.pbtxt").write_text(
         'max_batch_size: 4\ninput { name: "x" data_type: TYPE_FP32 dims: [ 5 ] }\n'
     )
-    with running_server(repository, tmp_path_factory.mktemp("server"), "--way", request.param) as started:
+    with running_server(repository, tmp_path_factory.mktemp("server"), *request.param.split()) as started:
         yield started
 
 
