@@ -144,7 +144,10 @@ class Model:
 
     def withdraw(self, entry: Waiting) -> bool:
         """Forget a request unless its batch has begun; return whether it is forgotten, and its caller not called."""
-        return self._batcher.withdraw(entry)
+        withdrawn = self._batcher.withdraw(entry)
+        if withdrawn:
+            entry.item = {}  # a timeout may know the entry for long
+        return withdrawn
 
     def _check(self, given: Given) -> tuple[int, Hashable]:
         """Hold the inputs against the model; return the batch size and the key of what can be stacked with them.
@@ -250,8 +253,9 @@ class Model:
 
     def _expire(self, entry: Waiting, seconds: float) -> None:
         """Answer a request that waited too long; one whose batch has begun runs to its end."""
-        if self._batcher.withdraw(entry):
+        if self.withdraw(entry):
             caller = entry.waiter[1]
+            entry.waiter = None
             error = UnavailableError(f"{self._where}: waited {seconds:g} s in the queue: try again later")
             code = caller.prepare(error)
             self.statistics.failed(code, time.perf_counter() - caller.arrived)

@@ -51,6 +51,8 @@ class Repository:
         self._metrics = metrics
         self._on_change = on_change
         self._models: dict[str, dict[str, VersionStatus]] = {}
+        self._newest: dict[str, Model] = {}
+        """The newest READY version of each model that has one: what nearly every request asks for."""
         self._timeouts = Timeouts()
 
     def scan(self) -> None:
@@ -85,6 +87,8 @@ class Repository:
             InvalidArgumentError: the version is no positive integer.
             UnavailableError: the version is not READY.
         """
+        if not version and (newest := self._newest.get(name)) is not None:
+            return newest
         status = self.status(name, version)
         if status.model is None or status.state != "READY":
             reason = f": {status.reason}" if status.reason else ""
@@ -172,6 +176,11 @@ class Repository:
 
     def _set(self, status: VersionStatus) -> None:
         self._models.setdefault(status.name, {})[status.version] = status
+        newest = self.status(status.name)
+        if newest.state == "READY" and newest.model is not None:
+            self._newest[status.name] = newest.model
+        else:
+            self._newest.pop(status.name, None)
         self._metrics.set_state(status.name, status.version, status.state)
         self._on_change(status)
 

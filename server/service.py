@@ -182,8 +182,10 @@ class InferCall:
             Whether it was still waiting: `respond` is then never called. What runs already is counted as gone.
         """
         self._code_gone = code
-        if self.model is None or self._entry is None or not self.model.withdraw(self._entry):
+        entry = self._entry
+        if self.model is None or entry is None or not self.model.withdraw(entry):
             return False
+        self._entry = None  # it knows this call: neither may keep the other alive
         self.model.statistics.failed(code.name, time.perf_counter() - self.arrived)
         return True
 
