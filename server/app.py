@@ -93,6 +93,7 @@ class App:
         """Refuse new calls, wait for those in flight, then close the models and the metrics."""
         self.service.draining = True
         self.health.update()
+        self.health.servicer.end_watches()
         (self._frontends or self._transport).stop(self.settings.drain_seconds)
         self.repository.close()
         if self._metrics_server is not None:

@@ -25,7 +25,7 @@ from grpc_health.v1 import health_pb2_grpc
 from server import channel, heads, reflection, wire
 from server.channel import Channel
 from server.errors import ServerError, UnavailableError
-from server.health import health_servicer
+from server.health import HealthServicer
 from server.machine import keep_message_memory, spare_collector
 from server.pb import inference_pb2 as pb
 from server.transport import SERVICE, Transport
@@ -83,7 +83,7 @@ class RemoteService:
         self._requests = heads.RequestHeads()
         self._answers = heads.AnswerHeads()
         self._inline: set[tuple[str, str]] = set()
-        self.health = health_servicer()
+        self.health = HealthServicer()
         self.stopping = threading.Event()
         self.grace_seconds = 0.0
 
@@ -270,6 +270,7 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(
         stream=sys.stderr, level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
     )
+    keep_message_memory()
     service = RemoteService(options)
     service.receive()  # health, as it is now
     transport = Transport(service, options.max_message_bytes, options.way, reuse_port=True)
@@ -283,9 +284,9 @@ def main(arguments: list[str]) -> int:
     transport.start()
     threading.Thread(target=service.serve, name="answers", daemon=True).start()
     spare_collector()
-    keep_message_memory()
     service.listening()
     service.stopping.wait()
+    service.health.end_watches()
     transport.stop(service.grace_seconds)
     return 0
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grpc_health.v1 import health, health_pb2
 
@@ -19,14 +20,28 @@ WATCHERS = 256
 """Callers of Watch at a time; more wait for one of them to go."""
 
 
-def health_servicer() -> health.HealthServicer:
-    """Return the standard service; each Watch holds one thread of a pool of its own.
+class HealthServicer(health.HealthServicer):
+    """The standard service, whose open Watch calls can be ended; each of them holds one thread of a pool of its own.
 
     Its other way, without a thread for each, sends while it holds the lock that the thread that polls for every call
     takes when a watcher goes away: both wait for each other for ever.
     """
-    watchers = ThreadPoolExecutor(WATCHERS, thread_name_prefix="watch")
-    return health.HealthServicer(experimental_non_blocking=False, experimental_thread_pool=watchers)
+
+    def __init__(self) -> None:
+        watchers = ThreadPoolExecutor(WATCHERS, thread_name_prefix="watch")
+        super().__init__(experimental_non_blocking=False, experimental_thread_pool=watchers)
+        self._watches: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def Watch(self, request: Any, context: Any, send_response_callback: Any = None) -> Any:  # noqa: N802  as generated
+        """Return the statuses of a service, as they come."""
+        watch = super().Watch(request, context, send_response_callback)
+        self._watches.add(watch)
+        return watch
+
+    def end_watches(self) -> None:
+        """End every Watch once it has told what it knows: a server that stops does not wait for its watchers."""
+        for watch in list(self._watches):
+            watch.close()
 
 
 class Health:
@@ -41,7 +56,7 @@ class Health:
     """
 
     def __init__(self, service: InferenceService, tell: Callable[[str, int], None] | None = None) -> None:
-        self.servicer = health_servicer()
+        self.servicer = HealthServicer()
         self._service = service
         self._tell = tell
         self._lock = threading.Lock()

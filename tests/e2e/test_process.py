@@ -101,6 +101,15 @@ def test_sigterm_drains(fresh: RunningServer) -> None:
     assert "draining" in fresh.log()
 
 
+def test_a_watcher_of_health_does_not_hold_up_the_end(fresh: RunningServer) -> None:
+    """An open Watch is told NOT_SERVING and ended: the process exits before its 20 s of grace are over."""
+    with grpc.insecure_channel(fresh.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        assert fresh.stop(signal.SIGTERM, timeout_seconds=15) == 0
+        assert [each.status for each in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]
+
+
 def test_a_second_signal_quits(fresh: RunningServer) -> None:
     """The second signal ends the process at once, with exit code 1."""
     with ThreadPoolExecutor(2) as pool:
