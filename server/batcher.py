@@ -168,6 +168,8 @@ class Batcher(Generic[Item, Result]):
         """Requests that wait, by level; [0] is not used."""
         self._samples = 0
         self._running = 0
+        self._unanswered = 0
+        """Batches that run, or whose answers are on their way."""
         self._idle = 0
         self._changed = threading.Condition(threading.Lock())
         self._closed = False
@@ -235,6 +237,8 @@ class Batcher(Generic[Item, Result]):
                 thread.join()
         if not self._threads:
             self.flush()
+            with self._changed:
+                self._changed.wait_for(lambda: not self._unanswered)  # a batch that another thread runs
 
     def _serve(self) -> None:
         while batch := self._next_batch(wait=True):
@@ -247,29 +251,40 @@ class Batcher(Generic[Item, Result]):
             results = self._run(batch)
         except BaseException as raised:  # noqa: BLE001  whoever waits must hear of it, and the instance lives on
             results, error = [None] * len(batch.parts), raised
-        finished = []
         with self._changed:
             self._running -= 1
             if self._learned is not None and error is None and not batch.alone:
                 self._learned.ran(batch.size, batch.ran - batch.started)
-            for part, result in zip(batch.parts, results, strict=True):
-                entry = part.entry
-                entry.assembled, entry.ran = batch.assembled, batch.ran
-                entry.left -= part.stop - part.start
-                if error is not None:
-                    entry.error = error
-                elif part.whole:
-                    entry.result = result
-                else:
-                    entry.pieces = [*(entry.pieces or ()), (part.start, result)]  # type: ignore[list-item]
-                if not entry.left:
-                    finished.append(entry)
+            finished = self._keep(batch, results, error)
         for entry in finished:
             if entry.pieces and entry.error is None:
                 self._put_together(entry, entry.pieces)
         self._deliver(finished, batch)
+        with self._changed:
+            self._unanswered -= 1
+            if self._closed:
+                self._changed.notify_all()
         for entry in finished:  # whoever still holds it (a timeout) holds no tensors, and no circle keeps them alive
             del entry.item, entry.waiter
+
+    def _keep(
+        self, batch: Batch[Item, Result], results: list[Result] | list[None], error: BaseException | None
+    ) -> list[Entry[Item, Result]]:
+        """Give each part's result, or the failure, to its entry; return the entries that lack nothing more."""
+        finished = []
+        for part, result in zip(batch.parts, results, strict=True):
+            entry = part.entry
+            entry.assembled, entry.ran = batch.assembled, batch.ran
+            entry.left -= part.stop - part.start
+            if error is not None:
+                entry.error = error
+            elif part.whole:
+                entry.result = result
+            else:
+                entry.pieces = [*(entry.pieces or ()), (part.start, result)]  # type: ignore[list-item]
+            if not entry.left:
+                finished.append(entry)
+        return finished
 
     def _put_together(self, entry: Entry[Item, Result], pieces: list[tuple[int, Result]]) -> None:
         try:
@@ -334,6 +349,7 @@ class Batcher(Generic[Item, Result]):
             return None
         alone = not self._running and not self._samples
         self._running += 1
+        self._unanswered += 1
         if self._samples and self._idle:
             self._changed.notify()
         return Batch(parts, sum(part.stop - part.start for part in parts), alone, started=now)

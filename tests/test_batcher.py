@@ -520,6 +520,23 @@ def test_close_answers_what_waits(make: Make, options: dict[str, Any]) -> None:
     bench.batcher.close()
 
 
+def test_close_waits_for_a_batch_that_another_thread_flushes(make: Make) -> None:
+    """Without instances too, nothing runs any more once `close` has returned, and all that ran is answered."""
+    bench = make(instances=0)
+    bench.gate.clear()
+    entry = bench.submit("a")
+    threading.Thread(target=bench.batcher.flush, daemon=True).start()
+    assert bench.entered.acquire(timeout=20)
+    closing = threading.Thread(target=bench.batcher.close, daemon=True)
+    closing.start()
+    closing.join(0.1)
+    assert closing.is_alive()
+    bench.gate.set()
+    closing.join(20)
+    assert not closing.is_alive()
+    assert bench.delivered == [entry]
+
+
 class Stress:
     """A batcher that numbers are sent through; what it did is held against what was asked."""
 
