@@ -330,9 +330,11 @@ def test_a_server_starts_again_at_once_on_its_port(repository: Path, tmp_path: P
             running_server(repository, tmp_path, "--model", "scale", "--frontends", "2", "--grpc-port", port) as server,
             ExitStack() as stack,
         ):
+            assert server.address.endswith(f":{port}")
             for channel in connect(server, stack, 12):
-                infer(channel, "scale", SLOW[0, :1, :4])
-            server.stop()
+                x = SLOW[0, :1, :4]
+                np.testing.assert_array_equal(infer(channel, "scale", x), 2 * x)
+            assert server.stop() == 0
 
 
 def test_front_ends_end_with_the_engine(fresh: RunningServer) -> None:
