@@ -13,15 +13,16 @@ from typing import Any
 
 import psutil
 
-PACKAGES = ("onnxruntime", "onnxruntime-gpu", "grpcio", "protobuf", "numpy", "uvloop", "prometheus-client", "torch")
+PACKAGES = ("onnxruntime", "onnxruntime-gpu", "grpcio", "protobuf", "numpy", "prometheus-client", "torch")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 def environment() -> dict[str, Any]:
-    """Return CPU, cores, quota, memory, GPUs, versions, date (UTC) and load average, as plain values for JSON.
+    """Return CPU, cores, quota, memory, GPUs, versions, date (UTC), load average and settings, as plain values for JSON.
 
     Quota (cores) and memory limit (bytes) are those of this process's cgroup; None: unlimited or not told. The load
-    average (1, 5, 15 minutes) tells whether the machine was busy with something else before the measurement.
+    average (1, 5, 15 minutes) tells whether the machine was busy with something else before the measurement. Settings are
+    those of the server that stand in the environment; a measurement hands them on.
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -36,6 +37,7 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": _versions(),
+        "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith("NETWEIGHT_")},
     }
 
 
