@@ -45,5 +45,29 @@ class ModelLoadError(ServerError):
     code = grpc.StatusCode.INVALID_ARGUMENT
 
 
+class UnimplementedError(ServerError):
+    """A part of the protocol that this server does not have, or that is switched off."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class AlreadyExistsError(ServerError):
+    """What is to be registered is registered already."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+
+
+class UnauthenticatedError(ServerError):
+    """The call names nobody whom this server knows."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDeniedError(ServerError):
+    """Whoever calls may not do this."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+
+
 class StartError(ServerError):
     """The server cannot start: repository missing, port in use, setting out of range."""

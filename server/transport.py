@@ -33,6 +33,23 @@ log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 NAMES = ("inference.GRPCInferenceService", SERVICE.full_name)
 """The protocol's name and ours."""
+LACKING = frozenset(
+    {
+        "ModelStreamInfer",
+        "RepositoryIndex",
+        "RepositoryModelLoad",
+        "RepositoryModelUnload",
+        "SystemSharedMemoryStatus",
+        "SystemSharedMemoryRegister",
+        "SystemSharedMemoryUnregister",
+        "CudaSharedMemoryStatus",
+        "CudaSharedMemoryRegister",
+        "CudaSharedMemoryUnregister",
+        "TraceSetting",
+        "LogSettings",
+    }
+)
+"""Calls of the protocol that are answered UNIMPLEMENTED."""
 TESTED_GRPCIO = ("1.81.", "1.85.")
 EXPECTED_CALLS = 64
 """ModelInfer calls that grpcio may take in before the polling thread sees them, for each name."""
@@ -247,6 +264,7 @@ def handlers(service: Service) -> list[grpc.GenericRpcHandler[Any, Any]]:
             response_serializer=lambda response: response.SerializeToString(),
         )
         for method in SERVICE.methods
+        if method.name not in LACKING
     }
     return [grpc.method_handlers_generic_handler(name, methods) for name in NAMES]
 

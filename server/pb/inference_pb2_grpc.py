@@ -64,6 +64,11 @@ class GRPCInferenceServiceStub:
                 request_serializer=server_dot_pb_dot_inference__pb2.ModelInferRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_inference__pb2.ModelInferResponse.FromString,
                 _registered_method=True)
+        self.ModelStreamInfer = channel.stream_stream(
+                '/netweight.v1.GRPCInferenceService/ModelStreamInfer',
+                request_serializer=server_dot_pb_dot_inference__pb2.ModelInferRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_inference__pb2.ModelStreamInferResponse.FromString,
+                _registered_method=True)
         self.ModelConfig = channel.unary_unary(
                 '/netweight.v1.GRPCInferenceService/ModelConfig',
                 request_serializer=server_dot_pb_dot_inference__pb2.ModelConfigRequest.SerializeToString,
@@ -73,6 +78,61 @@ class GRPCInferenceServiceStub:
                 '/netweight.v1.GRPCInferenceService/ModelStatistics',
                 request_serializer=server_dot_pb_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
                 response_deserializer=server_dot_pb_dot_inference__pb2.ModelStatisticsResponse.FromString,
+                _registered_method=True)
+        self.RepositoryIndex = channel.unary_unary(
+                '/netweight.v1.GRPCInferenceService/RepositoryIndex',
+                request_serializer=server_dot_pb_dot_inference__pb2.RepositoryIndexRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_inference__pb2.RepositoryIndexResponse.FromString,
+                _registered_method=True)
+        self.RepositoryModelLoad = channel.unary_unary(
+                '/netweight.v1.GRPCInferenceService/RepositoryModelLoad',
+                request_serializer=server_dot_pb_dot_inference__pb2.RepositoryModelLoadRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_inference__pb2.RepositoryModelLoadResponse.FromString,
+                _registered_method=True)
+        self.RepositoryModelUnload = channel.unary_unary(
+                '/netweight.v1.GRPCInferenceService/RepositoryModelUnload',
+                request_serializer=server_dot_pb_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
+                _registered_method=True)
+        self.SystemSharedMemoryStatus = channel.unary_unary(
+                '/netweight.v1.GRPCInferenceService/SystemSharedMemoryStatus',
+                request_serializer=server_dot_pb_dot_inference__pb2.SystemSharedMemoryStatusRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_inference__pb2.SystemSharedMemoryStatusResponse.FromString,
+                _registered_method=True)
+        self.SystemSharedMemoryRegister = channel.unary_unary(
+                '/netweight.v1.GRPCInferenceService/SystemSharedMemoryRegister',
+                request_serializer=server_dot_pb_dot_inference__pb2.SystemSharedMemoryRegisterRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_inference__pb2.SystemSharedMemoryRegisterResponse.FromString,
+                _registered_method=True)
+        self.SystemSharedMemoryUnregister = channel.unary_unary(
+                '/netweight.v1.GRPCInferenceService/SystemSharedMemoryUnregister',
+                request_serializer=server_dot_pb_dot_inference__pb2.SystemSharedMemoryUnregisterRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_inference__pb2.SystemSharedMemoryUnregisterResponse.FromString,
+                _registered_method=True)
+        self.CudaSharedMemoryStatus = channel.unary_unary(
+                '/netweight.v1.GRPCInferenceService/CudaSharedMemoryStatus',
+                request_serializer=server_dot_pb_dot_inference__pb2.CudaSharedMemoryStatusRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_inference__pb2.CudaSharedMemoryStatusResponse.FromString,
+                _registered_method=True)
+        self.CudaSharedMemoryRegister = channel.unary_unary(
+                '/netweight.v1.GRPCInferenceService/CudaSharedMemoryRegister',
+                request_serializer=server_dot_pb_dot_inference__pb2.CudaSharedMemoryRegisterRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_inference__pb2.CudaSharedMemoryRegisterResponse.FromString,
+                _registered_method=True)
+        self.CudaSharedMemoryUnregister = channel.unary_unary(
+                '/netweight.v1.GRPCInferenceService/CudaSharedMemoryUnregister',
+                request_serializer=server_dot_pb_dot_inference__pb2.CudaSharedMemoryUnregisterRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_inference__pb2.CudaSharedMemoryUnregisterResponse.FromString,
+                _registered_method=True)
+        self.TraceSetting = channel.unary_unary(
+                '/netweight.v1.GRPCInferenceService/TraceSetting',
+                request_serializer=server_dot_pb_dot_inference__pb2.TraceSettingRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_inference__pb2.TraceSettingResponse.FromString,
+                _registered_method=True)
+        self.LogSettings = channel.unary_unary(
+                '/netweight.v1.GRPCInferenceService/LogSettings',
+                request_serializer=server_dot_pb_dot_inference__pb2.LogSettingsRequest.SerializeToString,
+                response_deserializer=server_dot_pb_dot_inference__pb2.LogSettingsResponse.FromString,
                 _registered_method=True)
 
 
@@ -121,6 +181,14 @@ class GRPCInferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ModelStreamInfer(self, request_iterator, context):
+        """Any number of requests on one stream: an answer to each, in their order. A request's error is its answer, and the
+        stream stays open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ModelConfig(self, request, context):
         """A model's whole configuration after defaults were filled in; dims without the batch dimension.
         """
@@ -131,6 +199,83 @@ class GRPCInferenceServiceServicer:
     def ModelStatistics(self, request, context):
         """Counts and durations since the server started; no name: of every version that is loaded. Unknown name:
         INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepositoryIndex(self, request, context):
+        """Every version that the server knows of, and the state that it is in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepositoryModelLoad(self, request, context):
+        """Load a model, or load it anew; returns when it is READY. A failed reload leaves the old version serving. In explicit
+        mode only, otherwise UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepositoryModelUnload(self, request, context):
+        """Stop to serve a model; returns at once, requests in flight finish. In explicit mode only, otherwise UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SystemSharedMemoryStatus(self, request, context):
+        """The regions of POSIX shared memory that are registered; no name: all. UNIMPLEMENTED where the extension is off, as
+        are the next two.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SystemSharedMemoryRegister(self, request, context):
+        """Make a region known, so that requests may name it in place of their tensors.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SystemSharedMemoryUnregister(self, request, context):
+        """Forget a region; no name: all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CudaSharedMemoryStatus(self, request, context):
+        """As above for memory of a GPU.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CudaSharedMemoryRegister(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CudaSharedMemoryUnregister(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TraceSetting(self, request, context):
+        """Change settings of tracing, and return all as they now are. Unknown setting: INVALID_ARGUMENT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LogSettings(self, request, context):
+        """Change settings of the log, and return all as they now are. Unknown setting: INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -169,6 +314,11 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
                     request_deserializer=server_dot_pb_dot_inference__pb2.ModelInferRequest.FromString,
                     response_serializer=server_dot_pb_dot_inference__pb2.ModelInferResponse.SerializeToString,
             ),
+            'ModelStreamInfer': grpc.stream_stream_rpc_method_handler(
+                    servicer.ModelStreamInfer,
+                    request_deserializer=server_dot_pb_dot_inference__pb2.ModelInferRequest.FromString,
+                    response_serializer=server_dot_pb_dot_inference__pb2.ModelStreamInferResponse.SerializeToString,
+            ),
             'ModelConfig': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelConfig,
                     request_deserializer=server_dot_pb_dot_inference__pb2.ModelConfigRequest.FromString,
@@ -178,6 +328,61 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
                     servicer.ModelStatistics,
                     request_deserializer=server_dot_pb_dot_inference__pb2.ModelStatisticsRequest.FromString,
                     response_serializer=server_dot_pb_dot_inference__pb2.ModelStatisticsResponse.SerializeToString,
+            ),
+            'RepositoryIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepositoryIndex,
+                    request_deserializer=server_dot_pb_dot_inference__pb2.RepositoryIndexRequest.FromString,
+                    response_serializer=server_dot_pb_dot_inference__pb2.RepositoryIndexResponse.SerializeToString,
+            ),
+            'RepositoryModelLoad': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepositoryModelLoad,
+                    request_deserializer=server_dot_pb_dot_inference__pb2.RepositoryModelLoadRequest.FromString,
+                    response_serializer=server_dot_pb_dot_inference__pb2.RepositoryModelLoadResponse.SerializeToString,
+            ),
+            'RepositoryModelUnload': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepositoryModelUnload,
+                    request_deserializer=server_dot_pb_dot_inference__pb2.RepositoryModelUnloadRequest.FromString,
+                    response_serializer=server_dot_pb_dot_inference__pb2.RepositoryModelUnloadResponse.SerializeToString,
+            ),
+            'SystemSharedMemoryStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.SystemSharedMemoryStatus,
+                    request_deserializer=server_dot_pb_dot_inference__pb2.SystemSharedMemoryStatusRequest.FromString,
+                    response_serializer=server_dot_pb_dot_inference__pb2.SystemSharedMemoryStatusResponse.SerializeToString,
+            ),
+            'SystemSharedMemoryRegister': grpc.unary_unary_rpc_method_handler(
+                    servicer.SystemSharedMemoryRegister,
+                    request_deserializer=server_dot_pb_dot_inference__pb2.SystemSharedMemoryRegisterRequest.FromString,
+                    response_serializer=server_dot_pb_dot_inference__pb2.SystemSharedMemoryRegisterResponse.SerializeToString,
+            ),
+            'SystemSharedMemoryUnregister': grpc.unary_unary_rpc_method_handler(
+                    servicer.SystemSharedMemoryUnregister,
+                    request_deserializer=server_dot_pb_dot_inference__pb2.SystemSharedMemoryUnregisterRequest.FromString,
+                    response_serializer=server_dot_pb_dot_inference__pb2.SystemSharedMemoryUnregisterResponse.SerializeToString,
+            ),
+            'CudaSharedMemoryStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.CudaSharedMemoryStatus,
+                    request_deserializer=server_dot_pb_dot_inference__pb2.CudaSharedMemoryStatusRequest.FromString,
+                    response_serializer=server_dot_pb_dot_inference__pb2.CudaSharedMemoryStatusResponse.SerializeToString,
+            ),
+            'CudaSharedMemoryRegister': grpc.unary_unary_rpc_method_handler(
+                    servicer.CudaSharedMemoryRegister,
+                    request_deserializer=server_dot_pb_dot_inference__pb2.CudaSharedMemoryRegisterRequest.FromString,
+                    response_serializer=server_dot_pb_dot_inference__pb2.CudaSharedMemoryRegisterResponse.SerializeToString,
+            ),
+            'CudaSharedMemoryUnregister': grpc.unary_unary_rpc_method_handler(
+                    servicer.CudaSharedMemoryUnregister,
+                    request_deserializer=server_dot_pb_dot_inference__pb2.CudaSharedMemoryUnregisterRequest.FromString,
+                    response_serializer=server_dot_pb_dot_inference__pb2.CudaSharedMemoryUnregisterResponse.SerializeToString,
+            ),
+            'TraceSetting': grpc.unary_unary_rpc_method_handler(
+                    servicer.TraceSetting,
+                    request_deserializer=server_dot_pb_dot_inference__pb2.TraceSettingRequest.FromString,
+                    response_serializer=server_dot_pb_dot_inference__pb2.TraceSettingResponse.SerializeToString,
+            ),
+            'LogSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.LogSettings,
+                    request_deserializer=server_dot_pb_dot_inference__pb2.LogSettingsRequest.FromString,
+                    response_serializer=server_dot_pb_dot_inference__pb2.LogSettingsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -353,6 +558,33 @@ class GRPCInferenceService:
             _registered_method=True)
 
     @staticmethod
+    def ModelStreamInfer(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/netweight.v1.GRPCInferenceService/ModelStreamInfer',
+            server_dot_pb_dot_inference__pb2.ModelInferRequest.SerializeToString,
+            server_dot_pb_dot_inference__pb2.ModelStreamInferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ModelConfig(request,
             target,
             options=(),
@@ -396,6 +628,303 @@ class GRPCInferenceService:
             '/netweight.v1.GRPCInferenceService/ModelStatistics',
             server_dot_pb_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
             server_dot_pb_dot_inference__pb2.ModelStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepositoryIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netweight.v1.GRPCInferenceService/RepositoryIndex',
+            server_dot_pb_dot_inference__pb2.RepositoryIndexRequest.SerializeToString,
+            server_dot_pb_dot_inference__pb2.RepositoryIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepositoryModelLoad(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netweight.v1.GRPCInferenceService/RepositoryModelLoad',
+            server_dot_pb_dot_inference__pb2.RepositoryModelLoadRequest.SerializeToString,
+            server_dot_pb_dot_inference__pb2.RepositoryModelLoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepositoryModelUnload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netweight.v1.GRPCInferenceService/RepositoryModelUnload',
+            server_dot_pb_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
+            server_dot_pb_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SystemSharedMemoryStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netweight.v1.GRPCInferenceService/SystemSharedMemoryStatus',
+            server_dot_pb_dot_inference__pb2.SystemSharedMemoryStatusRequest.SerializeToString,
+            server_dot_pb_dot_inference__pb2.SystemSharedMemoryStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SystemSharedMemoryRegister(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netweight.v1.GRPCInferenceService/SystemSharedMemoryRegister',
+            server_dot_pb_dot_inference__pb2.SystemSharedMemoryRegisterRequest.SerializeToString,
+            server_dot_pb_dot_inference__pb2.SystemSharedMemoryRegisterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SystemSharedMemoryUnregister(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netweight.v1.GRPCInferenceService/SystemSharedMemoryUnregister',
+            server_dot_pb_dot_inference__pb2.SystemSharedMemoryUnregisterRequest.SerializeToString,
+            server_dot_pb_dot_inference__pb2.SystemSharedMemoryUnregisterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CudaSharedMemoryStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netweight.v1.GRPCInferenceService/CudaSharedMemoryStatus',
+            server_dot_pb_dot_inference__pb2.CudaSharedMemoryStatusRequest.SerializeToString,
+            server_dot_pb_dot_inference__pb2.CudaSharedMemoryStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CudaSharedMemoryRegister(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netweight.v1.GRPCInferenceService/CudaSharedMemoryRegister',
+            server_dot_pb_dot_inference__pb2.CudaSharedMemoryRegisterRequest.SerializeToString,
+            server_dot_pb_dot_inference__pb2.CudaSharedMemoryRegisterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CudaSharedMemoryUnregister(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netweight.v1.GRPCInferenceService/CudaSharedMemoryUnregister',
+            server_dot_pb_dot_inference__pb2.CudaSharedMemoryUnregisterRequest.SerializeToString,
+            server_dot_pb_dot_inference__pb2.CudaSharedMemoryUnregisterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TraceSetting(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netweight.v1.GRPCInferenceService/TraceSetting',
+            server_dot_pb_dot_inference__pb2.TraceSettingRequest.SerializeToString,
+            server_dot_pb_dot_inference__pb2.TraceSettingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LogSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/netweight.v1.GRPCInferenceService/LogSettings',
+            server_dot_pb_dot_inference__pb2.LogSettingsRequest.SerializeToString,
+            server_dot_pb_dot_inference__pb2.LogSettingsResponse.FromString,
             options,
             channel_credentials,
             insecure,
