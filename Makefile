@@ -7,10 +7,10 @@ STAMP := $(VENV)/installed
 RUNTIME ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu bench bench-gpu test-containers image-sizes lint lint-deploy format stubs lock clean
+.PHONY: help setup demo test test-slow test-gpu fuzz bench bench-gpu conformance conformance-buf conformance-kserve perf-analyzer test-containers image-sizes lint lint-deploy lint-proto format stubs lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv and install what requirements.lock says
 
@@ -33,11 +33,36 @@ test-slow: $(STAMP) ## the tests that take minutes
 test-gpu: $(STAMP) ## the tests that need an NVIDIA GPU
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
+fuzz: $(STAMP) ## hostile bytes with random seeds until something is found (10 minutes; ARGS='--minutes 60')
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
 bench: $(STAMP) ## the server beside plain ONNX Runtime (10 minutes; ARGS=--quick: 3)
 	@$(BIN)/python -m compare.bench $(ARGS)
 
 bench-gpu: $(STAMP) ## on an NVIDIA GPU: parity, then the server beside the limit (out/bench-gpu)
 	@$(BIN)/python -m compare.bench_gpu $(ARGS)
+
+conformance: $(STAMP) ## the conformance suite (ARGS='--server HOST:PORT': against another server)
+	@$(BIN)/python -m pytest -q tests/conformance $(ARGS)
+
+conformance-buf: $(STAMP) ## a client that is not Python, by reflection alone: buf curl
+	@$(BIN)/python -m pytest -q -s tests/conformance/test_buf.py
+
+KSERVE := out/tools/kserve
+conformance-kserve: $(STAMP) ## KServe's client against our server (installs 0.5 GB into out/tools/kserve)
+	@test -x $(KSERVE)/bin/python || $(PYTHON) -m venv $(KSERVE)
+	@$(KSERVE)/bin/python -m pip install -qq --disable-pip-version-check kserve==0.21.0
+	@$(BIN)/python -m tests.conformance.against $(KSERVE)/bin/python tests/conformance/kserve_client.py {}
+
+# The last tritonclient whose perf_analyzer runs on Debian 12, and the CUDA library that it is linked with.
+PERF := out/tools/perf_analyzer
+perf-analyzer: $(STAMP) ## NVIDIA's perf_analyzer against our server (2 minutes; needs libb64)
+	@ldconfig -p | grep -q libb64 || { echo "perf_analyzer needs libb64: apt-get install libb64-0d"; exit 1; }
+	@test -d $(PERF) || { rm -rf $(PERF).new && mkdir -p $(PERF).new && $(BIN)/python -m pip download -qq --disable-pip-version-check --no-deps \
+	    --dest $(PERF).new tritonclient==2.50.0 nvidia-cuda-runtime-cu12==12.9.79 && \
+	  for wheel in $(PERF).new/*.whl; do $(BIN)/python -m zipfile -e $$wheel $(PERF).new; done && \
+	  chmod +x $(PERF).new/*.data/data/bin/perf_analyzer && mv $(PERF).new $(PERF); }
+	@LD_LIBRARY_PATH=$(PERF)/nvidia/cuda_runtime/lib $(BIN)/python -m tests.conformance.perf_analyzer $(PERF)/*.data/data/bin/perf_analyzer
 
 # An engine for the tests where the workplace brings one; elsewhere whatever `docker` reaches.
 WORKSHOP := ../shared/tools/containers
@@ -52,7 +77,7 @@ test-containers: $(STAMP) ## the tests that bring the stack up on a container en
 image-sizes: ## build both images and print their sizes (the GPU's takes 3 GB of disk)
 	@$(ENGINE); deploy/tools/image-sizes $$build
 
-lint: $(STAMP) lint-deploy ## ruff, mypy strict, import contracts, stubs
+lint: $(STAMP) lint-deploy lint-proto ## ruff, mypy strict, import contracts, stubs, protocol
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -61,6 +86,20 @@ lint: $(STAMP) lint-deploy ## ruff, mypy strict, import contracts, stubs
 
 lint-deploy: $(STAMP) ## Dockerfile, compose file, Prometheus' settings, dashboard: without an engine
 	@deploy/tools/lint $(BIN)
+
+# buf reads what protoc makes of proto/, the path being that of the stubs; its own messages name the files as they are.
+DESCRIBE = $(BIN)/python -m grpc_tools.protoc -Iserver/pb=$(1)/proto --include_imports --include_source_info \
+  --descriptor_set_out=$(1)/proto.binpb $(1)/proto/*.proto
+NAMED = sed 's|^server/pb/|proto/|'
+# The last release; before the first one, the protocol as it began.
+AGAINST ?= $(shell git describe --tags --abbrev=0 2>/dev/null || git log --diff-filter=A --format=%H -- proto/inference.proto 2>/dev/null | tail -1)
+
+lint-proto: $(STAMP) ## the protocol's style, and that no client breaks (AGAINST=a git ref; the last tag)
+	@set -o pipefail; dir=$$(mktemp -d) && trap 'rm -rf $$dir' EXIT && mkdir $$dir/now $$dir/then && cp -r proto $$dir/now && \
+	  $(call DESCRIBE,$$dir/now) && $(BIN)/buf lint --config proto/buf.yaml $$dir/now/proto.binpb | $(NAMED) && \
+	  if [ -z "$(AGAINST)" ]; then echo "no git history: nothing to hold the protocol against; say AGAINST=a git ref"; else \
+	  git archive $(AGAINST) proto | tar -x -C $$dir/then && $(call DESCRIBE,$$dir/then) && \
+	  $(BIN)/buf breaking --config proto/buf.yaml $$dir/now/proto.binpb --against $$dir/then/proto.binpb | $(NAMED); fi
 
 format: $(STAMP) ## format the code and mend what ruff can
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
@@ -80,4 +119,4 @@ lock: $(STAMP) ## choose versions anew within pyproject.toml's bounds
 	  --no-header --no-annotate --no-emit-index-url --output-file requirements.lock
 
 clean: ## remove what demo and tests have written (not .venv)
-	@rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@rm -rf out build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

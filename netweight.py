@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Command = typing.TypeVar("Command", bound="Callable[..., Any]")
 ENVIRONMENT = "NETWEIGHT"
-EXTRAS = {"onnxruntime": "cpu", "rich": "compare", "PIL": "compare", "psutil": "compare"}
+EXTRAS = {"onnxruntime": "cpu", "rich": "compare", "psutil": "compare"}
 """Which extra of the package brings a module; others come with [train]."""
 INTERRUPTED = 130
 
@@ -86,10 +86,11 @@ def settings_options(record: type[Any]) -> Callable[[Command], Command]:
                 flag,
                 field.name,
                 type=_parameter_type(typing.get_args(kind)[0] if many else kind),
+                is_flag=kind is bool,
                 multiple=many,
                 default=field.default,
                 show_default=not many,
-                envvar=f"{ENVIRONMENT}_{field.name.upper()}",
+                envvar=[f"{ENVIRONMENT}_{field.name.upper()}", *field.metadata.get("environment", ())],
                 show_envvar=True,
                 help=field.metadata["help"],
             )(command)
@@ -130,14 +131,30 @@ def serve(**settings: Any) -> None:
     run(Settings(**settings), click.echo)
 
 
+def access_options(command: Command) -> Command:
+    """Give a command that calls a server the options of `server.access.Access`."""
+    for name, text in (
+        ("token", "The bearer token that the server asks for; better in the environment, where no list shows it."),
+        ("tls-key", "The key of --tls-cert, PEM."),
+        ("tls-cert", "A certificate to show, PEM, where the server asks for one."),
+        ("tls-ca", "Speak TLS, and trust servers whose certificate one of these, PEM, has signed."),
+    ):
+        variable = f"{ENVIRONMENT}_CLIENT_{name.upper().replace('-', '_')}"
+        command = click.option(f"--{name}", default="", envvar=variable, show_envvar=True, help=text)(command)
+    return command
+
+
 @main.command()
 @click.option("--address", default="127.0.0.1:8001", show_default=True, help="The server's gRPC port.")
-def health(address: str) -> None:
+@access_options
+def health(address: str, **access: str) -> None:
     """Ask a server's health: exit code 0 when it serves every model, else 1. For health checks of containers."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    with grpc.insecure_channel(address) as channel:
+    from server.access import Access
+
+    with Access(**access).channel(address) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
         except grpc.RpcError as error:
@@ -147,6 +164,20 @@ def health(address: str) -> None:
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     click.echo(status)
     sys.exit(0 if status == "SERVING" else 1)
+
+
+@main.command()
+@click.argument("role", type=click.Choice(["infer", "control"]))
+def token(role: str) -> None:
+    """Make a bearer token: infer may run models and read; control may also load, unload and set.
+
+    The token is for the caller and shown once; the line is for the server's file (serve --tokens FILE), and no secret.
+    """
+    from server.tokens import make
+
+    made = make(typing.cast("Any", role))
+    click.echo(f"token  {made.token}")
+    click.echo(f"line   {made.line}")
 
 
 def _complete_network(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
@@ -290,19 +321,22 @@ def export(network: str, weights: str, external_data_above: float, **options: An
 @click.option("--address", default="127.0.0.1:8001", show_default=True, help="The server's gRPC port.")
 @click.option("--version", "model_version", default="", help="The model's version.  [default: the newest]")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(min=1), help="How many labels.")
+@access_options
 @json_option
-def infer(model: str, file: Path, address: str, model_version: str, top: int, as_json: bool) -> None:
+def infer(model: str, file: Path, address: str, model_version: str, top: int, as_json: bool, **access: str) -> None:
     """Ask a running server what FILE shows: a picture (PNG, JPEG, ...) or an array (.npy).
 
-    A picture is brought to the model's own size: its shorter side is scaled, its middle cut out. An array is sent as it
-    is, with or without the batch dimension.
+    JPEG and PNG files go to the server as they are, and it preprocesses them as the model's card says. Other pictures,
+    and all of them where the model has no card, are brought to the model's own size here: the shorter side is scaled,
+    the middle cut out. An array is sent as it is, with or without the batch dimension.
     """
     import json
 
+    from server.access import Access
     from server.ask import ask
     from server.client import Client
 
-    with Client(address) as client:
+    with Client(address, access=Access(**access)) as client:
         answers = ask(client, model, file, version=model_version, top=top)
     if as_json:
         click.echo(json.dumps([[dataclasses.asdict(each) for each in sample] for sample in answers], indent=2))

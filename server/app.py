@@ -13,14 +13,20 @@ from typing import TYPE_CHECKING
 import prometheus_client
 from grpc_health.v1 import health_pb2_grpc
 
-from server import reflection
+from server import metrics_page, reflection, security
+from server.control import Control
 from server.errors import StartError
 from server.frontends import FrontEnds
 from server.health import Health
+from server.log_settings import LINE, LogSettings, LogState
 from server.machine import keep_message_memory, process_age_seconds, spare_collector
 from server.metrics import Metrics
+from server.polling import Polling
 from server.repository import Repository, VersionStatus
 from server.service import InferenceService
+from server.shared_memory import SharedMemory
+from server.streaming import Streams
+from server.trace_settings import TraceSettings
 from server.transport import Transport
 
 if TYPE_CHECKING:
@@ -29,6 +35,7 @@ if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
 
     from server.config import Settings
+    from server.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -58,32 +65,59 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
-        self.repository = Repository(settings, self.metrics, self._changed)
-        self.service = InferenceService(self.repository, self.metrics)
+        self.stopping = threading.Event()
+        self.repository = Repository(self.metrics, self._changed)
+        self.control = Control(settings, self.metrics, self.repository, self.stopping)
+        self._polling: Polling | None = None
+        self._tracing = _tracing(settings)
+        self.service = InferenceService(
+            self.repository,
+            self.metrics,
+            LogSettings(settings.log_level, self._tell_log),
+            self._tracing,
+            _shared_memory(settings),
+            control=self.control,
+            limits=settings.limits,
+        )
         self._frontends = FrontEnds(self.service, settings) if settings.frontends > 1 else None
         self.health = Health(self.service, self._frontends.tell_health if self._frontends else None)
-        self.stopping = threading.Event()
-        self._transport = Transport(self.service, settings.max_message_bytes, settings.way)
+        self._streams = Streams(self.service, settings.max_streams)
+        self._security = security.of(settings)
+        self._transport = Transport(
+            self.service,
+            settings.max_message_bytes,
+            settings.way,
+            guard=self._security.guard(),
+            max_metadata_bytes=settings.max_metadata_bytes,
+            max_concurrent_streams=settings.max_concurrent_streams,
+        )
         self._metrics_server: tuple[WSGIServer, Thread] | None = None
 
     def start(self) -> Ready:
         """Listen, then load every model; callers see LOADING until then.
 
         Raises:
-            StartError: a port is taken, or the repository is not there.
+            StartError: a port is taken, the repository is not there, or callers could do more than they should.
         """
-        self.repository.scan()
+        security.check(self.settings)
+        self.control.scan()
+        if self.settings.model_control == "poll":
+            self._polling = Polling(self.settings, self.control, self.stopping)
+        if self._tracing:
+            self._tracing.start()
         metrics_port = self._serve_metrics()
         grpc_port = self._serve_grpc()
-        self.repository.load_all(self.stopping.is_set)
+        self.control.load_all()
         if self._frontends:
             self._frontends.wait()
         spare_collector()
+        if self._polling:
+            self._polling.start()
         states = [status.state for status in self.repository.index()]
         host = self.settings.host
         return Ready(
             grpc_address=f"{host}:{grpc_port}",
-            metrics_url=f"http://{host}:{metrics_port}/metrics",
+            metrics_url=f"http{'s' if self._security.tls else ''}://{host}:{metrics_port}/metrics",
             models_ready=states.count("READY"),
             models=len(states),
             seconds=process_age_seconds(),
@@ -91,11 +125,17 @@ class App:
 
     def stop(self) -> None:
         """Refuse new calls, wait for those in flight, then close the models and the metrics."""
+        self.stopping.set()
         self.service.draining = True
         self.health.update()
         self.health.servicer.end_watches()
+        self._streams.end()
         (self._frontends or self._transport).stop(self.settings.drain_seconds)
-        self.repository.close()
+        if self._polling:
+            self._polling.close()
+        self.control.close()
+        if self._tracing:
+            self._tracing.stop()
         if self._metrics_server is not None:
             server, thread = self._metrics_server
             server.shutdown()
@@ -106,7 +146,7 @@ class App:
         host, port, registry = self.settings.host, self.settings.metrics_port, self.metrics.registry
         prometheus_client.ProcessCollector(registry=registry)
         try:
-            self._metrics_server = prometheus_client.start_http_server(port, host, registry)
+            self._metrics_server = metrics_page.start(host, port, registry, self._security.tls)
         except OSError as error:
             raise _cannot_listen(host, port, "--metrics-port") from error
         return int(self._metrics_server[0].server_port)
@@ -120,7 +160,8 @@ class App:
             else:
                 health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._transport.server)
                 reflection.enable(self._transport.server)
-                port = self._transport.listen(f"{host}:{port}")
+                self._streams.enable(self._transport.server)
+                port = self._transport.listen(f"{host}:{port}", self._security.tls)
         except (OSError, RuntimeError) as error:
             raise _cannot_listen(host, port, "--grpc-port") from error
         (self._frontends or self._transport).start()
@@ -128,6 +169,10 @@ class App:
 
     def _changed(self, _: VersionStatus) -> None:
         self.health.update()
+
+    def _tell_log(self, state: LogState) -> None:
+        if self._frontends:
+            self._frontends.tell_log(state)
 
 
 def serve(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -140,9 +185,7 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     Raises:
         StartError: the server cannot start.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
-    )
+    logging.basicConfig(stream=sys.stderr, level=settings.log_level.upper(), format=LINE)
     keep_message_memory()
     app = App(settings)
 
@@ -162,6 +205,28 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         app.stopping.wait()
     finally:
         app.stop()
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    """Return the tracing that the settings ask for; what it needs is imported only then."""
+    if not settings.trace_endpoint or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    try:
+        from server.tracing import Tracing
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"tracing needs the package {error.name}, which is not installed: pip install 'netweight[tracing]', "
+            "or start without --trace-endpoint (and OTEL_EXPORTER_OTLP_ENDPOINT)"
+        ) from error
+    return Tracing(settings.trace_endpoint, settings.trace_ratio, TraceSettings(on=True))
+
+
+def _shared_memory(settings: Settings) -> SharedMemory:
+    if not settings.shared_memory:
+        return SharedMemory()
+    return SharedMemory(
+        settings.max_shared_memory_regions, settings.max_shared_memory_bytes, settings.max_message_bytes
+    )
 
 
 def _cannot_listen(host: str, port: int, option: str) -> StartError:

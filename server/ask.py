@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from server.card import FORMATS
 from server.errors import InvalidArgumentError
 from server.tensors import NUMPY, Array, TensorSpec, show
 
@@ -34,7 +35,8 @@ def ask(client: Client, model: str, file: Path, *, version: str = "", top: int =
     Args:
         client: connected to the server.
         model: its name there; it takes one input.
-        file: a picture in any format that Pillow reads, or a .npy array, with or without the batch dimension.
+        file: a picture in any format that Pillow reads, or a .npy array, with or without the batch dimension. JPEG and
+            PNG go to the server as they are, if it decodes them for this model.
         version: empty for the newest.
         top: how many classes for each sample, the likeliest first.
 
@@ -49,7 +51,9 @@ def ask(client: Client, model: str, file: Path, *, version: str = "", top: int =
     if len(metadata.inputs) != 1:
         raise InvalidArgumentError(f"model {model} takes {len(metadata.inputs)} inputs; expected a model with one")
     spec = metadata.inputs[0]
-    array = read(file, spec)
+    array = _whole(client, model, version, file, spec)
+    if array is None:
+        array = read(file, spec)
     names = [output.name for output in metadata.outputs]
     output = "probabilities" if "probabilities" in names else names[0]
     answer = client.infer(model, {spec.name: array}, version=version, outputs=[output], classification=top)
@@ -70,6 +74,18 @@ def read(file: Path, spec: TensorSpec) -> Array:
     if not spec.accepts(array.shape):
         raise InvalidArgumentError(f"{file.name} is an array of shape {show(array.shape)}; the model takes {spec}")
     return array.astype(NUMPY[spec.datatype], copy=False)
+
+
+def _whole(client: Client, model: str, version: str, file: Path, spec: TensorSpec) -> Array | None:
+    """Return a JPEG or PNG file as it is, BYTES [1], if the model takes it so."""
+    if spec.datatype != "UINT8" or not file.is_file():
+        return None
+    with file.open("rb") as opened:
+        begins = opened.read(8)
+    formats = [name for name, signature in FORMATS.items() if begins.startswith(signature)]
+    if not formats or formats[0] not in client.image_files(model, version):
+        return None
+    return np.array([file.read_bytes()], np.object_)
 
 
 def _read_array(file: Path) -> Array:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from server.errors import UnavailableError
+from server.errors import ClosedError, UnavailableError
 
 if TYPE_CHECKING:
     from server.batch_size import LearnedBatchSize
@@ -87,6 +87,8 @@ class Entry(Generic[Item, Result]):
     level: int = 1
     late_at: float = 0.0
     """When it has waited too long and goes behind the others of its level; 0: never."""
+    before: Any = None
+    """What must be done before it is queued, if anything; the batcher does not look at it."""
     queued: float = field(default_factory=time.perf_counter)
     started: float = 0.0
     """When its batch, or the first of its batches, began."""
@@ -94,6 +96,8 @@ class Entry(Generic[Item, Result]):
     """When the samples of its last batch stood beside each other."""
     ran: float = 0.0
     """When its last batch had run."""
+    batch_size: int = 0
+    """Samples in its last batch, with those of others; 0: none had it."""
     cancelled: bool = False
     """Nobody waits for it any more (`Batcher.withdraw`), and it is in no queue."""
     result: Result | None = None
@@ -192,14 +196,15 @@ class Batcher(Generic[Item, Result]):
         """Queue one entry.
 
         Raises:
-            UnavailableError: the queue is full, or the batcher was closed.
+            UnavailableError: the queue is full.
+            ClosedError: the batcher was closed.
         """
         level = entry.level
         bound = self._scheduling.policies.get(level, self._scheduling.policy).max_queue_size
         entry.left = entry.size
         with self._changed:
             if self._closed:
-                raise UnavailableError("the model is being unloaded: try again")
+                raise ClosedError("the model is being unloaded: try again")
             if bound and self._waiting[level] >= bound:
                 raise UnavailableError(
                     f"{self._waiting[level]} requests wait already, the queue's bound: try again later"
@@ -274,7 +279,7 @@ class Batcher(Generic[Item, Result]):
         finished = []
         for part, result in zip(batch.parts, results, strict=True):
             entry = part.entry
-            entry.assembled, entry.ran = batch.assembled, batch.ran
+            entry.assembled, entry.ran, entry.batch_size = batch.assembled, batch.ran, batch.size
             entry.left -= part.stop - part.start
             if error is not None:
                 entry.error = error
@@ -303,7 +308,7 @@ class Batcher(Generic[Item, Result]):
                 if not wait or (self._closed and not self._samples):
                     return None
                 self._idle += 1
-                self._changed.wait(hold_seconds or None)
+                self._changed.wait(min(hold_seconds, threading.TIMEOUT_MAX) or None)
                 self._idle -= 1
 
     def _limit(self, now: float) -> tuple[int, float]:

@@ -32,6 +32,9 @@ Contents: TypeAlias = "bytes | tuple[int, int]"
 Packed: TypeAlias = "tuple[tuple[Spec, ...], tuple[Contents, ...]]"
 """Tensors: what they are, and their contents."""
 
+Origin: TypeAlias = "tuple[str, str, str] | None"
+"""Where a request comes from, for tracing: its id, traceparent and tracestate."""
+
 RING_BYTES = 2**21
 FRAME_BYTES = RING_BYTES // 4
 """The longest frame; what is longer goes in several, which the other end joins."""
@@ -56,11 +59,15 @@ def arena_bytes(max_message_bytes: int) -> int:
 
 
 INFER, CANCEL, REFUSE, CALL, LISTENING = range(5)
-"""From a front end: (INFER, number, arrived, model, version, (timeout, priority, outputs), tensors), (CANCEL, number, code),
-(REFUSE, number, arrived, model, version, code, details), (CALL, number, method, message), (LISTENING, 0)."""
-ANSWER, REPLY, HEALTH, STOP = range(5, 9)
+"""From a front end: (INFER, number, arrived, origin, model, version, (timeout, priority, outputs), tensors),
+(CANCEL, number, code), (REFUSE, number, arrived, origin, model, version, code, details),
+(CALL, number, method, message), (LISTENING, 0)."""
+ANSWER, REPLY, HEALTH, STOP, LOG = range(5, 10)
 """From the engine: (ANSWER, number, code, details, version, inline, tensors), (REPLY, number, code, details, message),
-(HEALTH, 0, service, status), (STOP, 0, grace)."""
+(HEALTH, 0, service, status), (STOP, 0, grace), (LOG, 0, settings by name)."""
+MESSAGE, WRITTEN = 10, 11
+"""ModelInfer in one piece, where tensors are in the callers' shared memory, which only the engine knows: (MESSAGE, number,
+arrived, trace context, message, raw contents) and (WRITTEN, number, code, details, message)."""
 
 
 class Ring:
@@ -216,6 +223,8 @@ class Channel:
         self._frames: deque[tuple[int, bytes]] = deque()
         self._beginnings: list[bytes] = []
         self._closed = False
+        self._full = False
+        """The ring was full at the last `flush`, and this end's waiter knows."""
         self._ended: deque[int] = deque()
 
     @property
@@ -287,6 +296,9 @@ class Channel:
                 self._frames.popleft()
             if not self._closed:
                 os.eventfd_write(self._wake_other, 1)
+                if self._frames and not self._full:  # the other end does not tell when there is room
+                    os.eventfd_write(self._wake_self, 1)
+                self._full = bool(self._frames)
 
     def close(self) -> None:
         """Notify the other end no more: it is gone, and the number of its eventfd may soon be another file's."""

@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 
 from server import wire
+from server.access import ANYONE, Access
 from server.errors import ServerError
 from server.pb import inference_pb2 as pb
 from server.pb import inference_pb2_grpc
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 MAX_MESSAGE_BYTES = 2**31 - 1
+IMAGE_FILES = "image_files"
+"""The parameter of a model's configuration that says so."""
 T = TypeVar("T")
 
 
@@ -71,7 +74,7 @@ def infer_request(
     """
     message = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id)
     for name, given in inputs.items():
-        array = np.ascontiguousarray(given)
+        array = np.asarray(given)  # ascontiguousarray would make [1] of a scalar
         message.inputs.add(name=name, datatype=DATATYPES[array.dtype], shape=array.shape)
         message.raw_input_contents.append(wire.to_raw(array))
     for name in outputs:
@@ -95,16 +98,18 @@ class Client:
     Args:
         address: ``host:port`` of the gRPC port.
         timeout_seconds: for each call.
+        access: how to reach it.
     """
 
-    def __init__(self, address: str, *, timeout_seconds: float = 60.0) -> None:
+    def __init__(self, address: str, *, timeout_seconds: float = 60.0, access: Access = ANYONE) -> None:
         options = [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ]
         self.address = address
         self._timeout_seconds = timeout_seconds
-        self._channel = grpc.insecure_channel(address, options=options)
+        self._metadata = access.metadata
+        self._channel = access.channel(address, options)
         self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
@@ -139,6 +144,17 @@ class Client:
             outputs=tuple(TensorSpec(each.name, each.datatype, tuple(each.shape)) for each in answer.outputs),
         )
 
+    def image_files(self, model: str, version: str = "") -> tuple[str, ...]:
+        """Return the formats of image files that a model takes in place of pixels, ``JPEG`` and ``PNG``, or none."""
+        try:
+            answer = self._call(self._stub.ModelConfig, pb.ModelConfigRequest(name=model, version=version))
+        except ClientError as error:
+            if error.code == grpc.StatusCode.UNIMPLEMENTED:  # a server of the Open Inference Protocol's six calls
+                return ()
+            raise
+        parameters = answer.config.parameters
+        return tuple(parameters[IMAGE_FILES].string_value.split(",")) if IMAGE_FILES in parameters else ()
+
     def infer(self, model: str, inputs: Mapping[str, Array], **wishes: Any) -> Inference:
         """Run a model once; the wishes are those of `infer_request`.
 
@@ -150,9 +166,11 @@ class Client:
 
     def _call(self, method: Callable[..., T], request: Any) -> T:
         try:
-            return method(request, timeout=self._timeout_seconds)
+            return method(request, timeout=self._timeout_seconds, metadata=self._metadata)
         except grpc.RpcError as error:
             code, details = error.code(), error.details() or ""
-            if code == grpc.StatusCode.UNAVAILABLE and "connect" in details:
+            if code == grpc.StatusCode.UNAVAILABLE and "handshake" in details.lower():
+                details = f"TLS with {self.address} failed: {details}"
+            elif code == grpc.StatusCode.UNAVAILABLE and "connect" in details:
                 details = f"no server answers at {self.address}; start one: netweight serve --repository DIR"
             raise ClientError(code, details) from error

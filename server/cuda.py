@@ -342,6 +342,8 @@ def bindable(runtime: Any, specs: Sequence[TensorSpec]) -> bool:
     They are numbers, have no open dimension but the first, and no input is read on the CPU: ONNX Runtime copies such an
     input when it is bound, and would not see what is written to its address later.
     """
-    fixed = all(spec.datatype != "BYTES" and spec.shape[:1] == (-1,) and -1 not in spec.shape[1:] for spec in specs)
+    if any(spec.datatype in ("BYTES", "BF16") for spec in specs):
+        return False
+    fixed = all(spec.shape[:1] == (-1,) and -1 not in spec.shape[1:] for spec in specs)
     places = [info.name.lower() for info in runtime.get_input_memory_infos()]
     return fixed and all(place.startswith("cuda") and "pinned" not in place for place in places)

@@ -33,6 +33,10 @@ class UnavailableError(ServerError):
     code = grpc.StatusCode.UNAVAILABLE
 
 
+class ClosedError(UnavailableError):
+    """The version was swapped out or unloaded after it had been looked up; whoever looks again finds what is served."""
+
+
 class ExecutionError(ServerError):
     """ONNX Runtime failed while it ran a batch."""
 

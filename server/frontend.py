@@ -26,8 +26,13 @@ from server import channel, heads, reflection, wire
 from server.channel import Channel
 from server.errors import ServerError, UnavailableError
 from server.health import HealthServicer
+from server.limits import Limits
+from server.log_settings import LINE, LogState
 from server.machine import keep_message_memory, spare_collector
 from server.pb import inference_pb2 as pb
+from server.security import Security
+from server.streaming import Streams
+from server.trace_context import NO_CONTEXT, TraceContext
 from server.transport import SERVICE, Transport
 
 if TYPE_CHECKING:
@@ -59,16 +64,27 @@ class Options:
     max_message_bytes: int
     max_waiting: int
     """Requests that may wait for room in the shared memory."""
+    max_streams: int
+    max_metadata_bytes: int
+    max_concurrent_streams: int
+    limits: dict[str, int]
+    """`Limits`."""
+    security: dict[str, str]
+    """`Security`."""
     way: Way
     log_level: str
+    traced: bool
+    """Whether the engine wants to know where calls come from."""
 
 
 class RemoteService:
     """The service as the transport knows it; the engine answers."""
 
     def __init__(self, options: Options) -> None:
+        self.traced = options.traced
         self._wake = options.wake_self
         self._max_waiting = options.max_waiting
+        self._limits = Limits(**options.limits)
         self._channel = Channel(
             options.memory,
             options.arena_size,
@@ -88,23 +104,33 @@ class RemoteService:
         self.grace_seconds = 0.0
 
     def infer(
-        self, message: pb.ModelInferRequest, respond: Respond, contents: wire.Contents | None = None
+        self,
+        message: pb.ModelInferRequest,
+        respond: Respond,
+        contents: wire.Contents | None = None,
+        context: TraceContext = NO_CONTEXT,
     ) -> RemoteCall:
         """Begin a ModelInfer; the engine sees it with the next `flush`."""
         arrived = time.perf_counter()
         number = next(self._numbers)
-        call = self._calls[number] = RemoteCall(self, number, message, arrived, respond)
+        origin = (message.id, *context) if self.traced else None
+        call = self._calls[number] = RemoteCall(self, number, message, arrived, origin, respond)
         try:
             contents = list(message.raw_input_contents if contents is None else contents)
             known = self._requests.read(message, contents)
-            if known is None:
-                request = wire.decode(message, contents)
+            if known is None and wire.names_memory(message):
+                call.prepared = True
+                whole = message.SerializeToString(), tuple([bytes(each) for each in contents])
+                self._channel.send((channel.MESSAGE, number, arrived, context, *whole))
+            elif known is None:
+                request = wire.decode(message, contents, limits=self._limits)
+                call.prepared = any(array.dtype.hasobject for array in request.inputs.values())
                 self._requests.learn(message, contents, request)
                 head = (request.model, request.version, heads.wishes(request))
-                self._send_arrays((channel.INFER, number, arrived, *head), request.inputs)
+                self._send_arrays((channel.INFER, number, arrived, origin, *head), request.inputs)
             else:
                 model, version, wishes, specs, sizes = known
-                record = (channel.INFER, number, arrived, model, version, wishes)
+                record = (channel.INFER, number, arrived, origin, model, version, wishes)
                 if max(sizes) < channel.LARGE_BYTES:
                     self._channel.send((*record, (specs, tuple(contents))))
                 else:
@@ -193,10 +219,16 @@ class RemoteService:
             if not code:
                 (self._inline.add if inline else self._inline.discard)(call.wanted)
             call.answer(code, details, None if code else self._written(call, version, packed))
+        elif kind == channel.WRITTEN:
+            if (call := self._calls.pop(number, None)) is not None:
+                code, details, written = rest
+                call.answer(code, details, None if code else Written(written))
         elif kind == channel.REPLY:
             self._replies.pop(number).set_result(rest)
         elif kind == channel.HEALTH:
             self.health.set(*rest)
+        elif kind == channel.LOG:
+            LogState(**rest[0]).apply()
         else:
             (self.grace_seconds,) = rest
             self.stopping.set()
@@ -220,22 +252,31 @@ class RemoteService:
 class RemoteCall:
     """One ModelInfer that the engine answers."""
 
-    __slots__ = ("_arrived", "_respond", "_service", "number", "request_id", "wanted")
+    __slots__ = ("_arrived", "_origin", "_respond", "_service", "number", "prepared", "request_id", "wanted")
 
     def __init__(
-        self, service: RemoteService, number: int, message: pb.ModelInferRequest, arrived: float, respond: Respond
+        self,
+        service: RemoteService,
+        number: int,
+        message: pb.ModelInferRequest,
+        arrived: float,
+        origin: channel.Origin,
+        respond: Respond,
     ) -> None:
         self.number = number
+        self.prepared = False
+        """The engine may have to decode its images before it is queued."""
         self.wanted = (message.model_name, message.model_version)
         self._service = service
         self.request_id = message.id
         self._arrived = arrived
+        self._origin = origin
         self._respond = respond
 
     @property
     def waits(self) -> bool:
         """Whether it is worth watching for a caller who goes away."""
-        return self._service.waits(self.wanted)
+        return self.prepared or self._service.waits(self.wanted)
 
     def cancel(self, code: grpc.StatusCode) -> bool:
         """The caller went away; return whether the call was not answered before: `respond` is then never called."""
@@ -243,7 +284,7 @@ class RemoteCall:
 
     def refusal(self, code: grpc.StatusCode, details: str) -> channel.Record:
         """Return the record of a call that goes no further; the engine counts it, and answers."""
-        return (channel.REFUSE, self.number, self._arrived, *self.wanted, code.value[0], details)
+        return (channel.REFUSE, self.number, self._arrived, self._origin, *self.wanted, code.value[0], details)
 
     def answer(self, code: int, details: str, response: Written | None) -> None:
         """Answer the caller."""
@@ -267,17 +308,26 @@ def main(arguments: list[str]) -> int:
     """Serve until the engine says stop; return the exit code."""
     options = Options(**json.loads(arguments[0]))
     _end_with(options.engine)
-    logging.basicConfig(
-        stream=sys.stderr, level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
-    )
+    logging.basicConfig(stream=sys.stderr, level=options.log_level.upper(), format=LINE)
     keep_message_memory()
     service = RemoteService(options)
     service.receive()  # health, as it is now
-    transport = Transport(service, options.max_message_bytes, options.way, reuse_port=True)
+    security = Security(**options.security)
+    transport = Transport(
+        service,
+        options.max_message_bytes,
+        options.way,
+        reuse_port=True,
+        guard=security.guard(),
+        max_metadata_bytes=options.max_metadata_bytes,
+        max_concurrent_streams=options.max_concurrent_streams,
+    )
     health_pb2_grpc.add_HealthServicer_to_server(service.health, transport.server)
     reflection.enable(transport.server)
+    streams = Streams(service, options.max_streams)
+    streams.enable(transport.server)
     try:
-        transport.listen(options.address)
+        transport.listen(options.address, security.tls)
     except RuntimeError:
         log.error("cannot listen on %s", options.address)  # noqa: TRY400  one line: grpcio has told the cause
         return 1
@@ -287,6 +337,7 @@ def main(arguments: list[str]) -> int:
     service.listening()
     service.stopping.wait()
     service.health.end_watches()
+    streams.end()
     transport.stop(service.grace_seconds)
     return 0
 

@@ -20,15 +20,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 from google.protobuf import message_factory
 
-from server import channel, wire
+from server import channel, security, wire
 from server.channel import Channel
 from server.errors import ServerError, StartError
 from server.frontend import CODES, Options
+from server.pb import inference_pb2 as pb
 from server.service import INTERNAL, InferCall
-from server.transport import SERVICE, TESTED_GRPCIO
+from server.trace_context import NO_CONTEXT, TraceContext
+from server.transport import SERVICE, SLOW, SLOW_THREADS, TESTED_GRPCIO
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from server.config import Settings
+    from server.log_settings import LogState
+    from server.log_settings import Value as LogValue
     from server.model import Model
     from server.service import InferenceService
     from server.tensors import Array
@@ -67,11 +73,13 @@ class FrontEnds:
         self._wake = os.eventfd(0)
         self._all: tuple[FrontEnd, ...] = ()
         self._health: dict[str, int] = {}
+        self._log: dict[str, LogValue] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._closed = False
         self._started: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(CALL_THREADS, thread_name_prefix="call")
+        self._slow = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="slow")
         self._reader = threading.Thread(target=self._read, name="front-ends", daemon=True)
         self._keepers = [
             threading.Thread(target=self._keep, args=(index,), name=f"front-end-{index}", daemon=True)
@@ -118,6 +126,14 @@ class FrontEnds:
                 front.channel.send((channel.HEALTH, 0, service, status))
                 front.channel.flush()
 
+    def tell_log(self, state: LogState) -> None:
+        """Have every front end log so."""
+        with self._lock:
+            self._log = dataclasses.asdict(state)
+            for front in self._all:
+                front.channel.send((channel.LOG, 0, self._log))
+                front.channel.flush()
+
     def stop(self, grace_seconds: float) -> None:
         """Refuse new calls and wait for those in flight, at most so long; what is left then is cut off."""
         with self._lock:
@@ -135,7 +151,8 @@ class FrontEnds:
         os.eventfd_write(self._wake, 1)
         if self._reader.ident is not None:
             self._reader.join()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._slow):
+            pool.shutdown(wait=False, cancel_futures=True)
         for each in self._held:
             each.close()
 
@@ -155,13 +172,15 @@ class FrontEnds:
 
     def _run(self) -> str:
         """Run one process until it ends, and say how it did."""
-        front = FrontEnd(self._service, self._settings, self._address, self._wake, self._started, self._pool)
+        front = FrontEnd(self._service, self._settings, self._address, self._wake, self._started, self._submit)
         try:
             with self._lock:
                 if self._stopping.is_set():
                     return "was not started"
                 for service, status in self._health.items():
                     front.channel.send((channel.HEALTH, 0, service, status))
+                if self._log:
+                    front.channel.send((channel.LOG, 0, self._log))
                 front.start()
                 self._all = (*self._all, front)
         except OSError as error:
@@ -186,6 +205,10 @@ class FrontEnds:
                 if front.ended:
                     self._bury(front)
 
+    def _submit(self, carry_out: Callable[..., None], number: int, name: str, raw: bytes) -> None:
+        """Have a call other than ModelInfer carried out by a thread."""
+        (self._slow if name in SLOW else self._pool).submit(carry_out, number, name, raw)
+
     def _bury(self, front: FrontEnd) -> None:
         with self._lock:
             self._all = tuple(each for each in self._all if each is not front)
@@ -202,12 +225,12 @@ class FrontEnd:
         address: str,
         wake: int,
         started: queue.SimpleQueue[str],
-        pool: ThreadPoolExecutor,
+        submit: Callable[..., None],
     ) -> None:
         self._service = service
         self._started = started
-        self._pool = pool
-        self._calls: dict[int, Answer] = {}
+        self._submit = submit
+        self._calls: dict[int, Pending] = {}
         self._wake = os.eventfd(0)
         arena_size = channel.arena_bytes(settings.max_message_bytes)
         self._memory = channel.create_memory(arena_size)
@@ -220,8 +243,14 @@ class FrontEnd:
             arena_size=arena_size,
             max_message_bytes=settings.max_message_bytes,
             max_waiting=settings.max_queue_size,
+            max_streams=settings.max_streams,
+            max_metadata_bytes=settings.max_metadata_bytes,
+            max_concurrent_streams=settings.max_concurrent_streams,
+            limits=dataclasses.asdict(settings.limits),
+            security=dataclasses.asdict(security.of(settings)),
             way=settings.way,
             log_level=settings.log_level,
+            traced=service.traced,
         )
         self.channel = Channel(
             self._memory, arena_size, first=True, wake_other=self._wake, wake_self=wake, lost=self._too_long
@@ -281,13 +310,15 @@ class FrontEnd:
     def _take(self, kind: int, number: int, *rest: Any) -> None:
         if kind == channel.INFER:
             self._infer(number, *rest)
+        elif kind == channel.MESSAGE:
+            self._infer_message(number, *rest)
         elif kind == channel.REFUSE:
             self._refuse(number, *rest)
         elif kind == channel.CANCEL:
             if (answer := self._calls.pop(number, None)) is not None:
                 answer.cancel(CODES[rest[0]])
         elif kind == channel.CALL:
-            self._pool.submit(self._call, number, *rest)
+            self._submit(self._call, number, *rest)
         else:
             self.listens = True
             self._started.put("")
@@ -296,6 +327,7 @@ class FrontEnd:
         self,
         number: int,
         arrived: float,
+        origin: channel.Origin,
         model: str,
         version: str,
         wishes: tuple[float, int, tuple[tuple[str, int], ...]],
@@ -304,11 +336,21 @@ class FrontEnd:
         timeout_seconds, priority, outputs = wishes
         wanted = tuple([wire.RequestedOutput(*each) for each in outputs]) if outputs else ()
         inputs = self.channel.arrays(packed)
-        request = wire.InferRequest(model, version, "", inputs, wanted, timeout_seconds, priority)
+        request_id, context = _split(origin)
+        request = wire.InferRequest(model, version, request_id, inputs, wanted, timeout_seconds, priority)
         answer = self._calls[number] = Answer(self, number)
-        answer.call = self._service.infer_decoded(request, arrived, answer.encode, answer.respond)
+        answer.begun(self._service.infer_decoded(request, arrived, answer.encode, answer.respond, context))
 
-    def _refuse(self, number: int, arrived: float, model: str, version: str, code: int, details: str) -> None:
+    def _infer_message(
+        self, number: int, arrived: float, context: TraceContext, message: bytes, contents: tuple[bytes, ...]
+    ) -> None:
+        request = pb.ModelInferRequest.FromString(message)
+        answer = self._calls[number] = MessageAnswer(self, number)
+        answer.begun(self._service.infer(request, answer.respond, contents, context, arrived))
+
+    def _refuse(
+        self, number: int, arrived: float, origin: channel.Origin, model: str, version: str, code: int, details: str
+    ) -> None:
         """Answer, and count, a request that the front end refused; what is wrong with its model goes first."""
 
         def refused() -> wire.InferRequest:
@@ -317,7 +359,9 @@ class FrontEnd:
             raise error
 
         answer = Answer(self, number)
-        InferCall(self._service, model, version, arrived, answer.encode, answer.respond).begin(refused)
+        request_id, context = _split(origin)
+        call = InferCall(self._service, model, version, arrived, answer.encode, answer.respond)
+        call.begin(refused, request_id, context)
 
     def _call(self, number: int, name: str, raw: bytes) -> None:
         """Carry out a call other than ModelInfer, in a thread of the pool."""
@@ -341,15 +385,38 @@ class FrontEnd:
         self.channel.send((record[0], record[1], code, details, *rest))
 
 
-class Answer:
-    """Where the outcome of one ModelInfer goes."""
+class Pending:
+    """One ModelInfer that a front end has handed over."""
 
-    __slots__ = ("_front", "_number", "call")
+    __slots__ = ("_answered", "_call", "_front", "_number")
 
     def __init__(self, front: FrontEnd, number: int) -> None:
         self._front = front
         self._number = number
-        self.call: InferCall | None = None
+        self._answered = False
+        self._call: InferCall | None = None
+
+    def begun(self, call: InferCall) -> None:
+        """Note the call, to be withdrawn by, unless it is answered already."""
+        self._call = call
+        if self._answered:
+            self._call = None
+
+    def cancel(self, code: grpc.StatusCode) -> None:
+        """Have the call withdrawn: nobody waits for it any more."""
+        if self._call is not None:
+            self._call.cancel(code)
+
+    def over(self) -> None:
+        """Note that it is answered. Its call knows this object, and its tensors go once nothing holds both."""
+        self._front.forget(self._number)
+        self._answered, self._call = True, None
+
+
+class Answer(Pending):
+    """Where the outcome of one goes."""
+
+    __slots__ = ()
 
     def encode(self, model: Model, outputs: dict[str, Array]) -> Encoded:
         """Copy the outputs into a record's form; where there is no room, aside, to wait for some."""
@@ -359,7 +426,7 @@ class Answer:
 
     def respond(self, code: grpc.StatusCode, details: str, encoded: Encoded | None) -> None:
         """Send the outcome."""
-        self._front.forget(self._number)
+        self.over()
         version, inline, packed, aside = encoded or ("", False, ((), ()), None)
         record = (channel.ANSWER, self._number, code.value[0], details, version, inline)
         if packed is None:
@@ -367,10 +434,22 @@ class Answer:
         else:
             self._front.send((*record, packed))
 
-    def cancel(self, code: grpc.StatusCode) -> None:
-        """Have the call withdrawn: nobody waits for it any more."""
-        if self.call is not None:
-            self.call.cancel(code)
+
+class MessageAnswer(Pending):
+    """Where the outcome of one goes that was handed over as a message."""
+
+    __slots__ = ()
+
+    def respond(self, code: grpc.StatusCode, details: str, response: pb.ModelInferResponse | None) -> None:
+        """Send the outcome."""
+        self.over()
+        written = b"" if response is None else response.SerializeToString()
+        self._front.send((channel.WRITTEN, self._number, code.value[0], details, written))
+
+
+def _split(origin: channel.Origin) -> tuple[str, TraceContext]:
+    """Return the request's id and the context of its caller's trace."""
+    return (origin[0], origin[1:]) if origin else ("", NO_CONTEXT)
 
 
 def hold(host: str, port: int) -> tuple[list[socket.socket], int]:

@@ -109,9 +109,9 @@ class AnswerHeads:
         parts = [head]
         if request_id:
             text = request_id.encode()
-            parts += (_before(_ID, len(text)), text)
+            parts += (prefix(_ID, len(text)), text)
         for before, (_, datatype, _), raw in zip(lengths, specs, contents, strict=True):
-            parts += (before if datatype != "BYTES" else _before(_RAW, len(raw)), raw)
+            parts += (before if datatype != "BYTES" else prefix(_RAW, len(raw)), raw)
         return b"".join(parts)
 
 
@@ -135,11 +135,11 @@ def _head(model: str, version: str, specs: tuple[Spec, ...]) -> tuple[bytes, lis
     lengths = []
     for name, datatype, shape in specs:
         answer.outputs.add(name=name, datatype=datatype, shape=shape)
-        lengths.append(_before(_RAW, math.prod(shape) * NUMPY[datatype].itemsize))
+        lengths.append(prefix(_RAW, math.prod(shape) * NUMPY[datatype].itemsize))
     return answer.SerializeToString(), lengths
 
 
-def _before(field: int, length: int) -> bytes:
+def prefix(field: int, length: int) -> bytes:
     """Return the tag of a length-delimited field, and its length as a varint. Fields may come in any order."""
     written = bytearray([field << 3 | 2])
     while length > 127:

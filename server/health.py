@@ -31,6 +31,13 @@ class HealthServicer(health.HealthServicer):
         watchers = ThreadPoolExecutor(WATCHERS, thread_name_prefix="watch")
         super().__init__(experimental_non_blocking=False, experimental_thread_pool=watchers)
         self._watches: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._told: dict[str, int] = {}
+
+    def set(self, service: str, status: int) -> None:
+        """Take a service's status; those who watch are told if it has changed."""
+        if self._told.get(service) != status:
+            self._told[service] = status
+            super().set(service, status)
 
     def Watch(self, request: Any, context: Any, send_response_callback: Any = None) -> Any:  # noqa: N802  as generated
         """Return the statuses of a service, as they come."""

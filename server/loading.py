@@ -7,12 +7,18 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from server import model_config
+from server import card, config_fields, external_data, model_config, paths
+from server.config_text import listed
+from server.decoders import Decoders, ImageFiles
 from server.errors import ModelLoadError
 from server.machine import give_back_memory, usable_cpus
 from server.model import Model
+from server.placement import placement_of
 from server.providers import CPU, SessionOptions, engine_cache
+from server.scheduling import scheduling_of
 from server.session import Session, make_ready, open_session, run_zeros
+from server.tuning import IMAGE_FILES, tuning_of
+from server.warmup import warm_up
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +67,15 @@ def plan(cpus: int, model_bytes: int, *, threads: int = 0, instances: int = 0) -
     return Plan(each, instances, each if model_bytes < TINY_MODEL_BYTES else cpus)
 
 
-def load(directory: Path, version: int, settings: Settings, metrics: Metrics, timeouts: Timeouts) -> Model:
+def load(
+    directory: Path,
+    version: int,
+    settings: Settings,
+    metrics: Metrics,
+    timeouts: Timeouts,
+    decoders: Decoders,
+    config: pb.ModelConfig | None = None,
+) -> Model:
     """Open a version, warm it up and start to serve it.
 
     Args:
@@ -70,31 +84,35 @@ def load(directory: Path, version: int, settings: Settings, metrics: Metrics, ti
         settings: the server's.
         metrics: where its requests are counted.
         timeouts: calls back when a request waited too long.
+        decoders: make pixels of files.
+        config: the model's; by default what lies in its directory.
 
     Raises:
         ModelLoadError: it cannot be served; the message says why.
     """
-    config = model_config.read(directory)
-    path = directory / str(version) / (config.default_model_filename or "model.onnx")
-    if not path.is_file():
-        raise ModelLoadError(f"version {version} has no {path.name}")
-    if names := model_config.ignored(config):
-        log.warning("model %s: %s: not acted on: %s", directory.name, model_config.FILE, ", ".join(names))
+    config = model_config.read(directory) if config is None else config
+    placed = placement_of(config)
+    path = model_file(directory / str(version), config)
+    external_data.check(path)
+    if names := (*config_fields.ignored(config), *placed.ignored, *model_config.unknown(directory)):
+        log.warning("model %s: %s: not acted on: %s", directory.name, model_config.FILE, listed(names))
     model_bytes = model_file_bytes(path.parent)
-    asked = sum(group.count or 1 for group in config.instance_group)
+    asked = placed.count
     planned = plan(usable_cpus(), model_bytes, threads=settings.threads, instances=asked)
     options = SessionOptions(
-        settings.provider,
+        "cpu" if placed.cpu_only else settings.provider,
         planned.threads,
         settings.gpu_memory_limit_bytes,
         cuda_graphs=settings.cuda_graphs == "auto",
         provider_options=settings.provider_options,
-        tuning=model_config.tuning(config),
+        tuning=tuning_of(config, placed.device),
         engine_cache=engine_cache(path),
     )
     session = open_session(path, options)
     full = model_config.complete(config, directory.name, session)
     on_cpu = session.provider == CPU
+    if on_cpu and placed.gpu:
+        log.warning("model %s: instance_group asks for KIND_GPU, the model runs on the CPU", directory.name)
     instances = planned.instances if on_cpu else asked or 1
     if on_cpu:
         session = _widen(path, options, session, planned)
@@ -106,7 +124,11 @@ def load(directory: Path, version: int, settings: Settings, metrics: Metrics, ti
         instances = 0
     if not asked:
         full.instance_group[0].count = max(1, instances)
-    scheduling = model_config.scheduling(full, instances, settings.max_queue_size, settings.queue_timeout_seconds)
+    scheduling = scheduling_of(full, instances, settings.max_queue_size, settings.queue_timeout_seconds)
+    images = card.preprocessing(directory / str(version))
+    full.parameters.pop(IMAGE_FILES, None)
+    if not isinstance(images, str):
+        full.parameters[IMAGE_FILES].string_value = ",".join(card.FORMATS)
     model = Model(
         version,
         full,
@@ -115,11 +137,27 @@ def load(directory: Path, version: int, settings: Settings, metrics: Metrics, ti
         scheduling,
         metrics.of(full.name, str(version)),
         timeouts,
-        learns=on_cpu and instances > 0 and not scheduling.waits_for_more,
+        files=ImageFiles(images, decoders),
     )
-    metrics.set_pending(model.name, model.version, lambda: model.pending)
+    warm_up(model, directory)
     model.start()
     return model
+
+
+def model_file(version: Path, config: pb.ModelConfig) -> Path:
+    """Return a version's graph; where that is a directory, as external data may be kept, the model.onnx in it.
+
+    Raises:
+        ModelLoadError: there is none, or its name leads elsewhere.
+    """
+    name = config.default_model_filename or model_config.DEFAULT_FILENAME
+    paths.check_file_name(name, "default_model_filename")
+    path = version / name
+    if path.is_dir():
+        path /= model_config.DEFAULT_FILENAME
+    if not path.is_file():
+        raise ModelLoadError(f"version {version.name} has no {path.relative_to(version)}")
+    return path
 
 
 def model_file_bytes(directory: Path) -> int:
@@ -136,6 +174,7 @@ def labels(directory: Path, config: pb.ModelConfig) -> dict[str, tuple[str, ...]
     found = {}
     for output in config.output:
         if output.label_filename:
+            paths.check_file_name(output.label_filename, "label_filename")
             path = directory / output.label_filename
             try:
                 found[output.name] = tuple(path.read_text(encoding="utf-8").splitlines())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import gc
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -47,6 +50,8 @@ def process_age_seconds() -> float:
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 """Parameters of glibc's mallopt (malloc.h)."""
+MAPPED_BYTES = 256 * 2**10
+"""From here on blocks are mapped while a model is loaded: nearly all of its weights are in such."""
 
 
 def keep_message_memory() -> None:
@@ -56,7 +61,7 @@ def keep_message_memory() -> None:
     process. Elsewhere than on glibc nothing happens.
     """
     if (mallopt := getattr(_libc(), "mallopt", None)) is not None:
-        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+        BLOCKS.keep(32 * 2**20)
         mallopt(M_TRIM_THRESHOLD, 512 * 2**20)
 
 
@@ -64,6 +69,46 @@ def give_back_memory() -> None:
     """Return what is free on the heap to the system; opening a session leaves copies of its weights there."""
     if (malloc_trim := getattr(_libc(), "malloc_trim", None)) is not None:
         malloc_trim(0)
+
+
+class Blocks:
+    """Where glibc takes large blocks from: the heap, as messages should, or the system, as weights should.
+
+    What is freed on a heap stays with the process where it is the heap's free end, and each thread has a heap of its
+    own. A block from the system goes back when it is freed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threshold = 0
+        self._mapping = 0
+
+    def keep(self, threshold: int) -> None:
+        """Take blocks up to so many bytes from the heap."""
+        with self._lock:
+            self._threshold = threshold
+            self._set(threshold)
+
+    @contextlib.contextmanager
+    def mapped(self) -> Iterator[None]:
+        """Take blocks of 256 KiB or more from the system meanwhile, whatever thread asks for them."""
+        with self._lock:
+            self._mapping += 1
+            self._set(MAPPED_BYTES)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._mapping -= 1
+                if not self._mapping:
+                    self._set(self._threshold)
+
+    def _set(self, threshold: int) -> None:
+        if self._threshold and (mallopt := getattr(_libc(), "mallopt", None)) is not None:
+            mallopt(M_MMAP_THRESHOLD, threshold)
+
+
+BLOCKS = Blocks()
 
 
 def spare_collector() -> None:

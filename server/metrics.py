@@ -5,6 +5,8 @@ Base units (seconds, bytes), ``_total`` on counters; labels are model, version a
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 STATES = ("LOADING", "READY", "UNLOADING", "UNAVAILABLE")
+OUTCOMES = ("ready", "failed")
 MODEL = ("model", "version")
 DURATIONS = {
     "request": "A ModelInfer call, from its message to its answer.",
@@ -28,6 +31,19 @@ DURATIONS = {
     "output": "Of an answered call: its outputs cut out of the batch and encoded.",
 }
 """The histograms of seconds, by the attribute of `Statistics` that each shows."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What it took to load a version."""
+
+    seconds: float
+    resident_bytes: int
+    """That it added."""
+    file_bytes: int
+    provider: str
+    fell_back: bool
+    """A GPU's provider was wanted and the next one runs it."""
 
 
 class Metrics:
@@ -50,6 +66,12 @@ class Metrics:
             (*MODEL, "provider"),
             registry=registry,
         )
+        self._providers: dict[tuple[str, str], str] = {}
+        self.loads = Counter(
+            "netweight_model_loads", "Versions that were loaded, or not, by outcome.", ("outcome",), registry=registry
+        )
+        for outcome in OUTCOMES:
+            self.loads.labels(outcome)
         self.fallbacks = Counter(
             "netweight_provider_fallbacks", "Loads that wanted CUDA and got the CPU.", registry=registry
         )
@@ -64,6 +86,30 @@ class Metrics:
     def set_pending(self, model: str, version: str, pending: Callable[[], int]) -> None:
         """Ask ``pending`` for the length of the version's queue at each scrape."""
         self.pending.labels(model, version).set_function(pending)
+
+    def loaded(self, model: str, version: str, load: Load) -> None:
+        """Show what loading a version took; what an earlier load of it took goes."""
+        self.unloaded(model, version)
+        self.load_seconds.labels(model, version).set(load.seconds)
+        self.resident_bytes.labels(model, version).set(load.resident_bytes)
+        self.file_bytes.labels(model, version).set(load.file_bytes)
+        self.provider.labels(model, version, load.provider).set(1)
+        self._providers[model, version] = load.provider
+        if load.fell_back:
+            self.fallbacks.inc()
+
+    def unloaded(self, model: str, version: str) -> None:
+        """Show nothing more of what a version takes; what was counted stays."""
+        for gauge in (self.pending, self.load_seconds, self.resident_bytes, self.file_bytes):
+            _remove(gauge, model, version)
+        _remove(self.provider, model, version, self._providers.pop((model, version), ""))
+
+    def forget(self, model: str, version: str) -> None:
+        """Show nothing more of a version."""
+        self.unloaded(model, version)
+        for state in STATES:
+            _remove(self.state, model, version, state)
+        self.statistics.pop((model, version), None)
 
     def set_state(self, model: str, version: str, state: str) -> None:
         """Show the state that a version is in."""
@@ -102,6 +148,11 @@ class _Requests(Collector):
                     histogram = getattr(figures, name)
                     family.add_metric(labels, list(histogram.buckets()), histogram.sum)
         yield from (requests, inferences, executions, sizes, *durations.values())
+
+
+def _remove(gauge: Gauge, *labels: str) -> None:
+    with contextlib.suppress(KeyError):  # it was never set
+        gauge.remove(*labels)
 
 
 def _model_gauge(what: str, text: str, registry: CollectorRegistry) -> Gauge:

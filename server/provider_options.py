@@ -80,6 +80,19 @@ TENSORRT_OPTIONS = frozenset(
 )
 """What onnxruntime-gpu 1.31 reads, but for addresses, and trt_cuda_graph_enable, whose runs are bound to one thread."""
 
+TENSORRT_PATHS = frozenset(
+    {
+        "trt_dump_ep_context_model",
+        "trt_dump_subgraphs",
+        "trt_engine_cache_path",
+        "trt_engine_cache_prefix",
+        "trt_ep_context_file_path",
+        "trt_extra_plugin_lib_paths",
+        "trt_timing_cache_path",
+    }
+)
+"""Those that write or name files, or libraries to run: the operator's to give, not a model's."""
+
 
 @dataclass(frozen=True)
 class Tuning:

@@ -10,20 +10,29 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
-from server import wire
-from server.errors import InvalidArgumentError, NotFoundError, ServerError
+from server import overrides, wire
+from server.errors import ClosedError, InvalidArgumentError, NotFoundError, ServerError, UnimplementedError
+from server.log_settings import LogSettings
 from server.pb import inference_pb2 as pb
+from server.shared_memory import NO_CUDA, SharedMemory
+from server.trace_context import NO_CONTEXT, TraceContext
+from server.trace_settings import TraceSettings
 
 if TYPE_CHECKING:
+    from server.control import Control
+    from server.limits import Limits
     from server.metrics import Metrics
     from server.model import Model, Tensors, Waiting
     from server.repository import Repository
     from server.statistics import Statistics
     from server.tensors import TensorSpec
+    from server.tracing import Trace, Tracing
 
 log = logging.getLogger(__name__)
-EXTENSIONS = ("classification", "model_configuration", "schedule_policy", "statistics")
+EXTENSIONS = ("classification", "logging", "model_configuration", "model_repository", "schedule_policy", "statistics")
 """What this server does beyond the Open Inference Protocol."""
+PARAMETERS: dict[type, str] = {bool: "bool_param", int: "uint32_param", str: "string_param"}
+"""The field that carries each type of a log setting."""
 INTERNAL = "internal error; the server's log has its cause"
 
 Respond: TypeAlias = Callable[[grpc.StatusCode, str, Any], None]
@@ -35,9 +44,25 @@ Encode: TypeAlias = "Callable[[Model, Tensors], Any]"
 class InferenceService:
     """Answers the calls. Methods are named as in the protocol; failures are `ServerError`."""
 
-    def __init__(self, repository: Repository, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        metrics: Metrics,
+        log_settings: LogSettings,
+        tracing: Tracing | None = None,
+        memory: SharedMemory = wire.NO_MEMORY,
+        *,
+        control: Control,
+        limits: Limits = wire.LIMITS,
+    ) -> None:
         self.repository = repository
         self.metrics = metrics
+        self.memory = memory
+        self.limits = limits
+        self.control = control
+        self.log_settings = log_settings
+        self.tracing = tracing
+        self.trace_settings = tracing.settings if tracing else TraceSettings(on=False)
         self.draining = False
         self._unflushed: set[Model] = set()
 
@@ -45,8 +70,18 @@ class InferenceService:
         """Whether every model that should be loaded is READY and the server is not draining."""
         return not self.draining and self.repository.ready()
 
+    @property
+    def traced(self) -> bool:
+        """Whether a call's trace context is of use."""
+        return self.tracing is not None
+
     def infer(
-        self, message: pb.ModelInferRequest, respond: Respond, contents: wire.Contents | None = None
+        self,
+        message: pb.ModelInferRequest,
+        respond: Respond,
+        contents: wire.Contents | None = None,
+        context: TraceContext = NO_CONTEXT,
+        arrived: float | None = None,
     ) -> InferCall:
         """Begin a ModelInfer.
 
@@ -54,14 +89,23 @@ class InferenceService:
             message: the request.
             respond: called once, at once or from another thread, unless the call is cancelled before it runs.
             contents: the raw contents of the request, if they are not in it.
+            context: of the caller's trace.
+            arrived: when it came, in `time.perf_counter` seconds; None: now.
         """
-        call = InferCall(
-            self, message.model_name, message.model_version, time.perf_counter(), _encoder(message.id), respond
-        )
-        call.begin(lambda: wire.decode(message, contents))
+        reply = Reply(message.id)
+        arrived = time.perf_counter() if arrived is None else arrived
+        call = InferCall(self, message.model_name, message.model_version, arrived, reply.encode, respond)
+        call.begin(lambda: reply.to(wire.decode(message, contents, self.memory, self.limits)), message.id, context)
         return call
 
-    def infer_decoded(self, request: wire.InferRequest, arrived: float, encode: Encode, respond: Respond) -> InferCall:
+    def infer_decoded(
+        self,
+        request: wire.InferRequest,
+        arrived: float,
+        encode: Encode,
+        respond: Respond,
+        context: TraceContext = NO_CONTEXT,
+    ) -> InferCall:
         """Begin a ModelInfer that was decoded elsewhere.
 
         Args:
@@ -69,9 +113,10 @@ class InferenceService:
             arrived: when it came, in `time.perf_counter` seconds.
             encode: makes the answer of the model and its outputs.
             respond: as of `infer`; its third argument is what ``encode`` returned.
+            context: of the caller's trace.
         """
         call = InferCall(self, request.model, request.version, arrived, encode, respond)
-        call.begin(lambda: request)
+        call.begin(lambda: request, request.id, context)
         return call
 
     @property
@@ -103,7 +148,10 @@ class InferenceService:
         return pb.ModelReadyResponse(ready=status.state == "READY" and not self.draining)
 
     def ServerMetadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name="netweight", version=_own_version(), extensions=EXTENSIONS)
+        extensions = (*EXTENSIONS, "trace") if self.traced else EXTENSIONS
+        if self.memory.enabled:
+            extensions = (*extensions, "system_shared_memory")
+        return pb.ServerMetadataResponse(name="netweight", version=_own_version(), extensions=extensions)
 
     def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
         model = self.repository.get(request.name, request.version)
@@ -129,6 +177,79 @@ class InferenceService:
     def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         return pb.ModelConfigResponse(config=self.repository.get(request.name, request.version).config)
 
+    def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        _check_repository(request.repository_name)
+        index = [each for each in self.control.index() if each.state == "READY" or not request.ready]
+        model = pb.RepositoryIndexResponse.ModelIndex
+        return pb.RepositoryIndexResponse(
+            models=[model(name=each.name, version=each.version, state=each.state, reason=each.reason) for each in index]
+        )
+
+    def RepositoryModelLoad(self, request: pb.RepositoryModelLoadRequest) -> pb.RepositoryModelLoadResponse:
+        _check_repository(request.repository_name)
+        self.control.load(request.model_name, overrides.read(request.parameters))
+        return pb.RepositoryModelLoadResponse()
+
+    def RepositoryModelUnload(self, request: pb.RepositoryModelUnloadRequest) -> pb.RepositoryModelUnloadResponse:
+        _check_repository(request.repository_name)
+        self.control.unload(request.model_name)
+        return pb.RepositoryModelUnloadResponse()
+
+    def SystemSharedMemoryStatus(
+        self, request: pb.SystemSharedMemoryStatusRequest
+    ) -> pb.SystemSharedMemoryStatusResponse:
+        response = pb.SystemSharedMemoryStatusResponse()
+        for region in self.memory.status(request.name):
+            status = response.regions[region.name]
+            status.name, status.key = region.name, region.key
+            status.offset, status.byte_size = region.offset, region.byte_size
+        return response
+
+    def SystemSharedMemoryRegister(
+        self, request: pb.SystemSharedMemoryRegisterRequest
+    ) -> pb.SystemSharedMemoryRegisterResponse:
+        self.memory.register(request.name, request.key, request.offset, request.byte_size)
+        return pb.SystemSharedMemoryRegisterResponse()
+
+    def SystemSharedMemoryUnregister(
+        self, request: pb.SystemSharedMemoryUnregisterRequest
+    ) -> pb.SystemSharedMemoryUnregisterResponse:
+        self.memory.unregister(request.name)
+        return pb.SystemSharedMemoryUnregisterResponse()
+
+    def CudaSharedMemoryStatus(self, _: pb.CudaSharedMemoryStatusRequest) -> pb.CudaSharedMemoryStatusResponse:
+        raise UnimplementedError(NO_CUDA)
+
+    def CudaSharedMemoryRegister(self, _: pb.CudaSharedMemoryRegisterRequest) -> pb.CudaSharedMemoryRegisterResponse:
+        raise UnimplementedError(NO_CUDA)
+
+    def CudaSharedMemoryUnregister(
+        self, _: pb.CudaSharedMemoryUnregisterRequest
+    ) -> pb.CudaSharedMemoryUnregisterResponse:
+        raise UnimplementedError(NO_CUDA)
+
+    def TraceSetting(self, request: pb.TraceSettingRequest) -> pb.TraceSettingResponse:
+        if request.model_name:
+            try:
+                self.repository.status(request.model_name, "")
+            except NotFoundError as error:
+                raise InvalidArgumentError(str(error)) from error
+        changes = {name: tuple(given.value) for name, given in request.settings.items()}
+        self.trace_settings.update(request.model_name, changes)
+        shown = self.trace_settings.show(request.model_name)
+        setting = pb.TraceSettingResponse.SettingValue
+        return pb.TraceSettingResponse(settings={name: setting(value=value) for name, value in shown.items()})
+
+    def LogSettings(self, request: pb.LogSettingsRequest) -> pb.LogSettingsResponse:
+        given = {name: each.WhichOneof("parameter_choice") for name, each in request.settings.items()}
+        self.log_settings.update(
+            {name: getattr(request.settings[name], kind) if kind else None for name, kind in given.items()}
+        )
+        answer = pb.LogSettingsResponse()
+        for name, value in self.log_settings.show().items():
+            setattr(answer.settings[name], PARAMETERS[type(value)], value)
+        return answer
+
 
 class InferCall:
     """One ModelInfer from its request to its answer; counted and timed once, whatever comes of it."""
@@ -141,6 +262,7 @@ class InferCall:
         "_name",
         "_respond",
         "_service",
+        "_trace",
         "_version",
         "arrived",
         "model",
@@ -156,24 +278,43 @@ class InferCall:
         self._encode = encode
         self._respond = respond
         self._entry: Waiting | None = None
+        self._trace: Trace | None = None
         self._code_gone: grpc.StatusCode | None = None
         self._answer: tuple[grpc.StatusCode, str, Any] = (grpc.StatusCode.UNKNOWN, "", None)
 
-    def begin(self, read: Callable[[], wire.InferRequest]) -> None:
+    def begin(
+        self, read: Callable[[], wire.InferRequest], request_id: str = "", context: TraceContext = NO_CONTEXT
+    ) -> None:
         """Read the request and queue it, or answer with what is wrong with it."""
         service = self._service
+        if service.tracing is not None:
+            self._trace = service.tracing.begin(self._name, request_id, context)
         try:
-            self.model = model = service.repository.get(self._name, self._version)
-            self._entry = model.submit(read(), self)
+            model = self._queue(read)
             if model.inline:
                 service._unflushed.add(model)  # noqa: SLF001  the call is the service's own
         except Exception as error:  # noqa: BLE001  every failure is an answer
             self.fail(error)
 
+    def _queue(self, read: Callable[[], wire.InferRequest]) -> Model:
+        """Queue the request at the version that serves now, and return that."""
+        repository = self._service.repository
+        self.model = model = repository.get(self._name, self._version)
+        request = read()
+        while True:
+            try:
+                self._entry = model.submit(request, self)
+            except ClosedError:  # it was swapped out after it had been looked up
+                if (other := repository.get(self._name, self._version)) is model:
+                    raise
+                self.model = model = other
+            else:
+                return model
+
     @property
     def waits(self) -> bool:
         """Whether the answer takes so long that it is worth watching for a caller who goes away."""
-        return self._entry is not None and self.model is not None and not self.model.inline
+        return self._entry is not None and self.model is not None and self.model.waits(self._entry)
 
     def cancel(self, code: grpc.StatusCode) -> bool:
         """The caller went away, by itself (CANCELLED) or because its deadline passed: do not run it, if it still waits.
@@ -187,13 +328,15 @@ class InferCall:
             return False
         self._entry = None  # it knows this call: neither may keep the other alive
         self.model.statistics.failed(code.name, time.perf_counter() - self.arrived)
+        if self._trace is not None:
+            self._trace.end(code, "the caller went away", self.model.version, self.arrived, entry)
         return True
 
     def fail(self, error: Exception) -> None:
         """Answer a call that was not queued."""
         code = self.prepare(error)
         self._refusals().failed(code, time.perf_counter() - self.arrived)
-        self.answer()
+        self.answer(None)
 
     def prepare(self, outcome: Tensors | BaseException) -> str:
         """Make the answer of the outputs or the failure; return the name of its status code."""
@@ -210,9 +353,17 @@ class InferCall:
             self._answer = (grpc.StatusCode.INTERNAL, INTERNAL, None)
         return (self._code_gone or self._answer[0]).name
 
-    def answer(self) -> None:
-        """Send what `prepare` made."""
+    def answer(self, entry: Waiting | None) -> None:
+        """Send what `prepare` made.
+
+        Args:
+            entry: the request as it went through the queue; None: it was not queued.
+        """
         self._respond(*self._answer)
+        if self._trace is not None:
+            code, details, _ = self._answer
+            version = self._version if self.model is None else self.model.version
+            self._trace.end(self._code_gone or code, details, version, self.arrived, entry)
 
     def _refusals(self) -> Statistics:
         """Return where a call is counted that was not queued; a caller's free text never becomes a label."""
@@ -225,8 +376,30 @@ class InferCall:
         return self._service.metrics.of(status.name, status.version)
 
 
-def _encoder(request_id: str) -> Encode:
-    return lambda model, outputs: wire.encode(model.name, model.version, request_id, outputs)
+class Reply:
+    """Makes the message that answers a request."""
+
+    __slots__ = ("_asked", "_id")
+
+    def __init__(self, request_id: str) -> None:
+        self._id = request_id
+        self._asked: tuple[wire.RequestedOutput, ...] = ()
+
+    def to(self, request: wire.InferRequest) -> wire.InferRequest:
+        """Note what a request asks for, and return it."""
+        self._asked = request.outputs
+        return request
+
+    def encode(self, model: Model, outputs: Tensors) -> pb.ModelInferResponse:
+        """Return the answer."""
+        return wire.encode(model.name, model.version, self._id, outputs, self._asked)
+
+
+def _check_repository(name: str) -> None:
+    if name:
+        raise UnimplementedError(
+            f"repository_name is {name!r}: there is one repository, without a name; leave it empty"
+        )
 
 
 def _statistics(model: Model) -> pb.ModelStatistics:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime as ort
 
-from server import providers
+from server import bfloat16, providers
 from server.cuda import GATE, Bound, CudaDevice, bindable, warm_up_order
 from server.errors import ExecutionError, ModelLoadError
 from server.provider_options import Tuning
@@ -53,6 +53,8 @@ class Session:
     """Page-locked buffers on a GPU, one of a bucket's size for each batch; None: arrays are handed over as they are."""
     captures: bool = False
     """The runtime was opened to capture CUDA graphs: it runs bound batches only."""
+    overridable: tuple[TensorSpec, ...] = ()
+    """Weights that a request may replace, if the model's configuration lists them as inputs."""
 
     def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Run one batch.
@@ -101,7 +103,7 @@ class Session:
     def _run(self, runtime: Runtime, feeds: dict[str, Array]) -> dict[str, Array]:
         names = [output.name for output in self.outputs]
         try:
-            with contextlib.nullcontext() if self.provider == CPU else GATE.shared():
+            with self.gate():
                 return dict(zip(names, runtime.run(names, feeds), strict=True))
         except Exception as error:
             log.exception("execution failed")
@@ -115,6 +117,10 @@ class Session:
         except Exception as error:
             log.exception("execution failed")
             raise ExecutionError(f"execution failed: {_first_line(error)}") from error
+
+    def gate(self) -> contextlib.AbstractContextManager[None]:
+        """Return what to enter for whatever uses the GPU: then nobody captures a CUDA graph meanwhile."""
+        return contextlib.nullcontext() if self.provider == CPU else GATE.shared()
 
     def with_buckets(self, buckets: tuple[int, ...]) -> Session:
         """Return this session with these buckets."""
@@ -145,14 +151,23 @@ def open_session(path: Path, options: SessionOptions) -> Session:
     if got == CUDA and options.captures and not captures:
         log.warning("CUDA graphs are not used for %s: %s", path, failures[-1])
     why = absence or (failures[-1] if failures and got != first else "")
+    try:
+        inputs = tuple(_spec(path, node) for node in runtime.get_inputs())
+        outputs = tuple(_spec(path, node) for node in runtime.get_outputs())
+        overridable = [_spec(path, node) for node in runtime.get_overridable_initializers() if node.type in ONNX]
+    except UnicodeDecodeError as error:
+        raise ModelLoadError(
+            f"{path.name}: the name of a tensor or of an extent is no UTF-8: {error.object!r}"
+        ) from error
     return Session(
-        runtime=runtime,
-        inputs=tuple(_spec(path, node) for node in runtime.get_inputs()),
-        outputs=tuple(_spec(path, node) for node in runtime.get_outputs()),
+        runtime=bfloat16.carry(runtime),
+        inputs=inputs,
+        outputs=outputs,
         provider=got,
         fell_back=providers.check_provider(options.provider, want, got, why),
         captures=captures and got == CUDA,
         maps_weights=maps_weights(path),
+        overridable=tuple(overridable),
     )
 
 

@@ -24,8 +24,9 @@ NUMPY: dict[str, np.dtype[np.generic]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
     "BYTES": np.dtype(np.object_),
+    "BF16": np.dtype("V2"),
 }
-"""The protocol's datatypes as little-endian numpy types. BF16 has none."""
+"""The protocol's datatypes as little-endian numpy types. numpy has no BF16: two bytes that are passed on as they are."""
 
 DATATYPES = {dtype: name for name, dtype in NUMPY.items()}
 """numpy's type -> the protocol's name."""
@@ -44,6 +45,7 @@ ONNX = {
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
+    "tensor(bfloat16)": "BF16",
 }
 """ONNX Runtime's type -> the protocol's name."""
 

@@ -46,5 +46,5 @@ class Timeouts:
                 wait = self._due[0][0] - time.monotonic() if self._due else None
                 if wait is not None and wait <= 0:
                     return heapq.heappop(self._due)[2]
-                self._changed.wait(wait)
+                self._changed.wait(wait and min(wait, threading.TIMEOUT_MAX))
             return None

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import MethodType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 import grpc
 import grpc._server as grpc_server  # private: see TESTED_GRPCIO
@@ -23,34 +23,25 @@ from google.protobuf import message_factory
 from google.protobuf.message import DecodeError, Message
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # private: see TESTED_GRPCIO
 
-from server import wire
+from server import tls, wire
 from server.config import Way
 from server.errors import ServerError
+from server.limits import shortened
 from server.pb import inference_pb2 as pb
 from server.service import INTERNAL, Respond
+from server.tokens import Gate, Guard
+from server.trace_context import NO_CONTEXT, TraceContext, context_of
 
 log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 NAMES = ("inference.GRPCInferenceService", SERVICE.full_name)
 """The protocol's name and ours."""
-LACKING = frozenset(
-    {
-        "ModelStreamInfer",
-        "RepositoryIndex",
-        "RepositoryModelLoad",
-        "RepositoryModelUnload",
-        "SystemSharedMemoryStatus",
-        "SystemSharedMemoryRegister",
-        "SystemSharedMemoryUnregister",
-        "CudaSharedMemoryStatus",
-        "CudaSharedMemoryRegister",
-        "CudaSharedMemoryUnregister",
-        "TraceSetting",
-        "LogSettings",
-    }
-)
-"""Calls of the protocol that are answered UNIMPLEMENTED."""
+SLOW = frozenset({"RepositoryModelLoad"})
+"""Calls that may take minutes: they have threads of their own, so that no other call waits for one."""
+SLOW_THREADS = 8
+"""For those; more of them wait."""
 TESTED_GRPCIO = ("1.81.", "1.85.")
+NOT_A_REQUEST = "the message is no ModelInferRequest"
 EXPECTED_CALLS = 64
 """ModelInfer calls that grpcio may take in before the polling thread sees them, for each name."""
 AT_ONCE = 0.0
@@ -59,8 +50,14 @@ MOST_EVENTS = 512
 """That are taken before what came is run, however many more are at hand."""
 THREADS = 16
 """For the ordinary calls; a reflection stream holds one as long as it is open."""
+HANDSHAKE_MILLISECONDS = 20_000
+"""Within which a new connection must have finished TLS and greeted."""
 WAITING_THREADS = 256
 """Where ModelInfer goes the ordinary way, each call in flight holds one."""
+
+
+Answer: TypeAlias = Callable[[Any, grpc.ServicerContext], Message]
+"""Answers a call's message."""
 
 
 class Service(Protocol):
@@ -70,7 +67,17 @@ class Service(Protocol):
     def unflushed(self) -> bool:
         """Whether calls were begun that wait for `flush`."""
 
-    def infer(self, message: pb.ModelInferRequest, respond: Respond, contents: wire.Contents | None = None) -> Call:
+    @property
+    def traced(self) -> bool:
+        """Whether a call's trace context is of use."""
+
+    def infer(
+        self,
+        message: pb.ModelInferRequest,
+        respond: Respond,
+        contents: wire.Contents | None = None,
+        context: TraceContext = NO_CONTEXT,
+    ) -> Call:
         """Begin a ModelInfer; ``contents`` are its raw contents, if they are not in the message."""
 
     def flush(self) -> None:
@@ -96,10 +103,21 @@ class Transport:
         max_message_bytes: the largest request or answer.
         way: of ModelInfer; auto is direct if this version of grpcio was tested with it.
         reuse_port: whether other processes may listen on the same port; otherwise a port in use is an error.
+        guard: asks callers for tokens; None: nobody does.
+        max_metadata_bytes: the largest headers of a call.
+        max_concurrent_streams: calls in flight on one connection.
     """
 
     def __init__(
-        self, service: Service, max_message_bytes: int, way: Way = "auto", *, reuse_port: bool = False
+        self,
+        service: Service,
+        max_message_bytes: int,
+        way: Way = "auto",
+        *,
+        reuse_port: bool = False,
+        guard: Guard | None = None,
+        max_metadata_bytes: int = 16384,
+        max_concurrent_streams: int = 1024,
     ) -> None:
         direct = way == "direct" or (way == "auto" and grpc.__version__.startswith(TESTED_GRPCIO))
         self.server = grpc.server(
@@ -107,19 +125,34 @@ class Transport:
             options=[
                 ("grpc.max_receive_message_length", max_message_bytes),
                 ("grpc.max_send_message_length", max_message_bytes),
+                ("grpc.max_metadata_size", max_metadata_bytes),
+                ("grpc.absolute_max_metadata_size", max_metadata_bytes),
+                ("grpc.max_concurrent_streams", max_concurrent_streams),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_MILLISECONDS),
                 ("grpc.so_reuseport", int(reuse_port)),
             ],
+            interceptors=[] if guard is None else [Gate(guard)],
         )
+        self._guard = guard
         self.server.add_generic_rpc_handlers(tuple(handlers(service)))
-        self._direct = DirectInfer(self.server, service) if direct else None
+        self._direct = DirectInfer(self.server, service, guard) if direct else None
 
-    def listen(self, address: str) -> int:
+    def listen(self, address: str, files: tls.Files | None = None) -> int:
         """Take ``host:port`` and return the port.
+
+        Args:
+            address: of the port.
+            files: of TLS; None: without.
 
         Raises:
             RuntimeError: it cannot be taken.
+            StartError: the files of TLS, or that of the tokens, cannot be used.
         """
-        return self.server.add_insecure_port(address)
+        if self._guard is not None:
+            self._guard.load()
+        if files is None:
+            return self.server.add_insecure_port(address)
+        return self.server.add_secure_port(address, tls.credentials(files))
 
     def start(self) -> None:
         """Answer calls."""
@@ -142,8 +175,9 @@ class DirectInfer:
     hold C structs, so each call makes its own.
     """
 
-    def __init__(self, server: grpc.Server, service: Service) -> None:
+    def __init__(self, server: grpc.Server, service: Service, guard: Guard | None) -> None:
         self._service = service
+        self._guard = guard
         self._state: Any = server._state  # type: ignore[attr-defined]  # noqa: SLF001  grpcio's own; see TESTED_GRPCIO
         self._core, self._queue = self._state.server, self._state.completion_queue
         self._methods = [Method(self, f"/{name}/ModelInfer") for name in NAMES]
@@ -169,7 +203,7 @@ class DirectInfer:
 
     def begin(self, event: Any) -> None:
         """Begin a call."""
-        DirectCall(self._service, event)
+        DirectCall(self._service, self._guard, event)
 
     def _poll(self) -> None:
         service, queue = self._service, self._queue
@@ -209,15 +243,22 @@ class Method:
 class DirectCall:
     """One ModelInfer on the shorter way."""
 
-    __slots__ = ("_answered", "_call", "_cancelled", "_deadline", "_infer", "_service", "_watched")
+    __slots__ = ("_answered", "_call", "_cancelled", "_context", "_deadline", "_infer", "_service", "_watched")
 
-    def __init__(self, service: Service, event: Any) -> None:
-        """Ask for the message."""
+    def __init__(self, service: Service, guard: Guard | None, event: Any) -> None:
+        """Ask for the message, unless the caller may not send it."""
         self._service = service
         self._call = event.call
         self._deadline: float | None = event.call_details.deadline
+        self._context = context_of(event.invocation_metadata) if service.traced else NO_CONTEXT
         self._infer: Call | None = None
         self._watched = self._cancelled = self._answered = False
+        if guard is not None:
+            try:
+                guard.check("ModelInfer", event.invocation_metadata)
+            except ServerError as error:
+                self._respond(error.code, str(error), None)
+                return
         self._call.start_server_batch((cygrpc.ReceiveMessageOperation(0),), self._received)
 
     def _received(self, event: Any) -> None:
@@ -228,10 +269,12 @@ class DirectCall:
         try:
             message, contents = wire.parse(raw)
         except DecodeError:
-            self._respond(grpc.StatusCode.INVALID_ARGUMENT, "the message is no ModelInferRequest", None)
+            self._respond(grpc.StatusCode.INVALID_ARGUMENT, NOT_A_REQUEST, None)
             return
-        self._infer = self._service.infer(message, self._respond, contents)
-        if self._infer.waits and not self._answered:
+        infer = self._infer = self._service.infer(message, self._respond, contents, self._context)
+        if self._answered:
+            self._infer = None
+        elif infer.waits:
             self._watch()
 
     def _watch(self) -> None:
@@ -240,15 +283,17 @@ class DirectCall:
         self._call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(0),), self._closed)
 
     def _closed(self, event: Any) -> None:
-        if event.batch_operations[0].cancelled() and self._infer is not None:
-            self._infer.cancel(_why_gone(self._deadline))
+        infer = self._infer
+        if event.batch_operations[0].cancelled() and infer is not None:
+            infer.cancel(why_gone(self._deadline))
 
     def _respond(self, code: grpc.StatusCode, details: str, response: pb.ModelInferResponse | None) -> None:
         self._answered = True
+        self._infer = None  # it knows this call: gRPC counts both as in flight while they keep each other alive
         operations = [cygrpc.SendInitialMetadataOperation((), 0)]
         if response is not None:
             operations.append(cygrpc.SendMessageOperation(response.SerializeToString(), 0))
-        operations.append(cygrpc.SendStatusFromServerOperation((), code.value[0], details.encode(), 0))
+        operations.append(cygrpc.SendStatusFromServerOperation((), code.value[0], shortened(details).encode(), 0))
         self._call.start_server_batch(tuple(operations), self._sent)
 
     def _sent(self, _: Any) -> None:
@@ -259,14 +304,33 @@ def handlers(service: Service) -> list[grpc.GenericRpcHandler[Any, Any]]:
     """Return the service's ordinary handlers, one set for each of its names, read off the proto file."""
     methods = {
         method.name: grpc.unary_unary_rpc_method_handler(
-            _wait(service) if method.name == "ModelInfer" else _answer(getattr(service, method.name)),
-            request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
+            _parsed(
+                message_factory.GetMessageClass(method.input_type),
+                _wait(service) if method.name == "ModelInfer" else _answer(getattr(service, method.name)),
+            ),
             response_serializer=lambda response: response.SerializeToString(),
         )
         for method in SERVICE.methods
-        if method.name not in LACKING
+        if not method.client_streaming  # that one is in server/streaming.py
     }
+    threads = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="slow")
+    for name in SLOW:
+        slow: Any = methods[name].unary_unary
+        slow.experimental_thread_pool = threads
     return [grpc.method_handlers_generic_handler(name, methods) for name in NAMES]
+
+
+def _parsed(kind: type[Message], answer: Answer) -> Answer:
+    """Parse a call's message, where grpcio would answer INTERNAL if that fails."""
+
+    def parsed(raw: bytes, context: grpc.ServicerContext) -> Message:
+        try:
+            request = kind.FromString(raw)
+        except DecodeError:
+            return _abort(context, grpc.StatusCode.INVALID_ARGUMENT, f"the message is no {kind.DESCRIPTOR.name}")
+        return answer(request, context)
+
+    return parsed
 
 
 def _answer(method: Callable[[Any], Message]) -> Callable[[Any, grpc.ServicerContext], Message]:
@@ -290,12 +354,13 @@ def _wait(service: Service) -> Callable[[Any, grpc.ServicerContext], Message]:
 
     def answer(request: pb.ModelInferRequest, context: grpc.ServicerContext) -> Message:
         answered: Future[tuple[grpc.StatusCode, str, pb.ModelInferResponse | None]] = Future()
-        call = service.infer(request, lambda *answer: answered.set_result(answer))
+        trace = context_of(context.invocation_metadata()) if service.traced else NO_CONTEXT
+        call = service.infer(request, lambda *answer: answered.set_result(answer), context=trace)
         remaining = context.time_remaining()
         deadline = None if remaining is None else time.time() + remaining
 
         def gone() -> None:
-            code = _why_gone(deadline)
+            code = why_gone(deadline)
             if call.cancel(code):
                 answered.set_result((code, "the caller went away", None))
 
@@ -309,11 +374,11 @@ def _wait(service: Service) -> Callable[[Any, grpc.ServicerContext], Message]:
 
 
 def _abort(context: grpc.ServicerContext, code: grpc.StatusCode, details: str) -> NoReturn:
-    context.abort(code, details)
+    context.abort(code, shortened(details))
     raise AssertionError("abort always raises")
 
 
-def _why_gone(deadline: float | None) -> grpc.StatusCode:
+def why_gone(deadline: float | None) -> grpc.StatusCode:
     """Tell a deadline (seconds since the epoch) that has passed from a caller that hung up."""
     passed = deadline is not None and time.time() >= deadline
     return grpc.StatusCode.DEADLINE_EXCEEDED if passed else grpc.StatusCode.CANCELLED

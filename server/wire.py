@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import struct
 from dataclasses import dataclass
@@ -11,7 +13,9 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from server.errors import InvalidArgumentError
+from server.limits import Limits
 from server.pb import inference_pb2 as pb
+from server.shared_memory import BYTE_SIZE, OFFSET, REGION, Part, SharedMemory
 from server.tensors import DATATYPES, NUMPY, Array, show
 
 if TYPE_CHECKING:
@@ -25,8 +29,12 @@ VARINT, LENGTH_DELIMITED = 0, 2
 FIXED_BYTES = {1: 8, 5: 4}
 """Bytes of the wire types of fixed size."""
 LONGEST_VARINT = 10
+LONGEST_LENGTH = 1 + 5
+"""Bytes of the key of raw_input_contents and of the length after it, which has 32 bits."""
 RAW_INPUT_CONTENTS = pb.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER << 3 | LENGTH_DELIMITED
 
+NO_MEMORY = SharedMemory()
+LIMITS = Limits()
 CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -51,6 +59,8 @@ class RequestedOutput:
     name: str
     classification: int = 0
     """The k highest as ``value:index:label``; 0: the tensor itself."""
+    part: Part | None = None
+    """Where it goes in shared memory; None: into the answer."""
 
 
 class InferRequest(NamedTuple):
@@ -76,47 +86,90 @@ def parse(raw: bytes) -> tuple[pb.ModelInferRequest, Contents]:
     Raises:
         DecodeError: the bytes are no ModelInferRequest.
     """
-    if len(raw) < LARGE_BYTES:
-        message = pb.ModelInferRequest.FromString(raw)
-        return message, message.raw_input_contents
-    head, contents = _split_raw(raw)
-    return pb.ModelInferRequest.FromString(head), contents
+    if len(raw) >= LARGE_BYTES:
+        with contextlib.suppress(DecodeError):  # what unusual bytes mean, if anything, is protobuf's to say
+            head, contents = _split_raw(raw)
+            return pb.ModelInferRequest.FromString(head), contents
+    message = pb.ModelInferRequest.FromString(raw)
+    return message, message.raw_input_contents
 
 
-def decode(message: pb.ModelInferRequest, contents: Contents | None = None) -> InferRequest:
-    """Return the arrays and the wishes of a request. Raw contents are viewed, not copied.
+def decode(
+    message: pb.ModelInferRequest,
+    contents: Contents | None = None,
+    memory: SharedMemory = NO_MEMORY,
+    limits: Limits = LIMITS,
+) -> InferRequest:
+    """Return the arrays and the wishes of a request. Raw contents are viewed, what is in shared memory is copied.
 
     Args:
         message: the request.
         contents: its raw contents, if they are not in it (`parse`).
+        memory: where tensors are that the message only names.
+        limits: held against the request before anything is made of it.
 
     Raises:
-        InvalidArgumentError: contents and shape disagree, a datatype is unknown, a parameter is of the wrong type.
+        InvalidArgumentError: contents and shape disagree, a datatype is unknown, a parameter is of the wrong type; or
+            the request is beyond a limit.
+        NotFoundError: a region of shared memory is not registered.
+        UnimplementedError: shared memory is off.
     """
-    where = f"model {message.model_name}"
+    model, version, request_id, parameters = message.model_name, message.model_version, message.id, message.parameters
+    limits.check_head((model, version, request_id), len(message.inputs), len(message.outputs))
+    where = f"model {model}"
+    if parameters:
+        limits.check_parameters(where, parameters)
     inputs: dict[str, Array] = {}
-    for tensor, raw in zip(message.inputs, _contents(where, message, contents), strict=True):
-        if tensor.name in inputs:
-            raise InvalidArgumentError(f"{where}: input {tensor.name!r} is given twice; name each input once")
-        inputs[tensor.name] = _array(f"{where}: input {tensor.name!r}", tensor, raw)
+    for tensor, raw in zip(message.inputs, _contents(where, message, contents, memory, limits), strict=True):
+        name = tensor.name
+        if len(name) > limits.string_characters:
+            limits.check_text(f"{where}: an input's name", name)
+        if name in inputs:
+            raise InvalidArgumentError(f"{where}: input {name!r} is given twice; name each input once")
+        inputs[name] = _array(f"{where}: input {name!r}", tensor, raw, limits)
     return InferRequest(
-        model=message.model_name,
-        version=message.model_version,
-        id=message.id,
+        model=model,
+        version=version,
+        id=request_id,
         inputs=inputs,
-        outputs=tuple(_requested(where, output) for output in message.outputs),
-        timeout_seconds=_timeout(where, message.parameters) if message.parameters else 0.0,
-        priority=_priority(where, message.parameters) if message.parameters else 0,
+        outputs=tuple([_requested(where, output, memory, limits) for output in message.outputs]),
+        timeout_seconds=_timeout(where, parameters) if parameters else 0.0,
+        priority=_priority(where, parameters) if parameters else 0,
     )
 
 
-def encode(model: str, version: str, request_id: str, outputs: Mapping[str, Array]) -> pb.ModelInferResponse:
-    """Return the answer that carries these outputs, raw, in this order."""
+def encode(
+    model: str, version: str, request_id: str, outputs: Mapping[str, Array], asked: Sequence[RequestedOutput] = ()
+) -> pb.ModelInferResponse:
+    """Return the answer that carries these outputs, raw, in this order.
+
+    Those that were asked into shared memory are written there. In their place the answer has empty raw contents:
+    clients look for an output's contents by its position.
+
+    Raises:
+        InvalidArgumentError: an output needs more room than it was given.
+        UnavailableError: it cannot be written.
+    """
     response = pb.ModelInferResponse(model_name=model, model_version=version, id=request_id)
+    parts = {each.name: each.part for each in asked if each.part is not None}
     for name, array in outputs.items():
-        response.outputs.add(name=name, datatype=DATATYPES[array.dtype], shape=array.shape)
-        response.raw_output_contents.append(to_raw(array))
+        tensor = response.outputs.add(name=name, datatype=DATATYPES[array.dtype], shape=array.shape)
+        if (part := parts.get(name)) is None:
+            response.raw_output_contents.append(to_raw(array))
+            continue
+        raw = to_raw(array) if array.dtype.hasobject else array.reshape(-1).view(np.uint8).data
+        tensor.parameters[BYTE_SIZE].int64_param = part.write(f"model {model}: output {name!r}", raw)
+        tensor.parameters[REGION].string_param = part.region.name
+        tensor.parameters[OFFSET].int64_param = part.offset
+        response.raw_output_contents.append(b"")
     return response
+
+
+def names_memory(message: pb.ModelInferRequest) -> bool:
+    """Whether a tensor of the request is, or goes, into shared memory."""
+    return any(REGION in each.parameters for each in message.inputs) or any(
+        REGION in each.parameters for each in message.outputs
+    )
 
 
 def to_raw(array: Array) -> bytes:
@@ -140,16 +193,17 @@ def from_raw(where: str, datatype: str, shape: tuple[int, ...], raw: Buffer) -> 
         raise InvalidArgumentError(f"{where} has shape {show(shape)}; extents are 0 or more")
     count = math.prod(shape)
     if datatype == "BYTES":
-        items = list(_split(where, bytes(raw)))
+        items = list(itertools.islice(_split(where, bytes(raw)), min(count, len(raw)) + 1))
         if len(items) != count:
-            raise InvalidArgumentError(f"{where} of shape {show(shape)} needs {count} elements, got {len(items)}")
-        return np.array(items, np.object_).reshape(shape)
+            got = "more" if len(items) > count else len(items)
+            raise InvalidArgumentError(f"{where} of shape {show(shape)} needs {count} elements, got {got}")
+        return _shaped(where, np.array(items, np.object_), shape)
     dtype = NUMPY[datatype]
     if len(raw) != count * dtype.itemsize:
         raise InvalidArgumentError(
             f"{where} of {datatype} {show(shape)} needs {count * dtype.itemsize} bytes, got {len(raw)}"
         )
-    return np.frombuffer(raw, dtype).reshape(shape)
+    return _shaped(where, np.frombuffer(raw, dtype), shape)
 
 
 def classify(scores: Array, k: int, labels: Sequence[str]) -> Array:
@@ -160,9 +214,10 @@ def classify(scores: Array, k: int, labels: Sequence[str]) -> Array:
         k: how many; fewer where there are fewer scores.
         labels: by index; where there is none, ``value:index``.
     """
-    flat = scores.reshape(len(scores), -1) if scores.ndim > 1 else scores.reshape(1, -1)
+    samples = len(scores) if scores.ndim > 1 else 1
+    flat = scores.reshape(samples, scores.size // max(1, samples)).astype(np.float64)
     k = min(k, flat.shape[1])
-    order = np.argsort(-flat.astype(np.float64), axis=1, kind="stable")[:, :k]
+    order = np.argsort(-flat, axis=1, kind="stable")[:, :k]
     rows = [
         [f"{row[i]:.6f}:{i}{f':{labels[i]}' if i < len(labels) else ''}".encode() for i in best]
         for row, best in zip(flat, order, strict=True)
@@ -173,18 +228,31 @@ def classify(scores: Array, k: int, labels: Sequence[str]) -> Array:
     return result
 
 
-def _contents(where: str, message: pb.ModelInferRequest, contents: Contents | None) -> list[Buffer | None]:
-    """Return each input's raw bytes, or None for each where the request is typed."""
-    typed = [tensor for tensor in message.inputs if tensor.HasField("contents")]
+def _contents(
+    where: str, message: pb.ModelInferRequest, contents: Contents | None, memory: SharedMemory, limits: Limits
+) -> list[Buffer | None]:
+    """Return each input's raw bytes, or None for each that is typed."""
     raw = message.raw_input_contents if contents is None else contents
+    if not any(tensor.parameters for tensor in message.inputs):
+        return _sent(where, message.inputs, raw)
+    for each in message.inputs:
+        limits.check_parameters(f"{where}: input {each.name!r}", each.parameters)
+    named = memory.inputs(where, [(each.name, each.parameters) for each in message.inputs])
+    if any(each.name in named and each.HasField("contents") for each in message.inputs):
+        raise InvalidArgumentError(f"{where}: an input is in shared memory and has contents; use one of them")
+    sent = iter(_sent(where, [each for each in message.inputs if each.name not in named], raw))
+    return [named[each.name] if each.name in named else next(sent) for each in message.inputs]
+
+
+def _sent(where: str, inputs: Sequence[pb.ModelInferRequest.InferInputTensor], raw: Contents) -> list[Buffer | None]:
+    """Return the raw bytes of each input that is in the message, or None for each where the request is typed."""
+    typed = [tensor for tensor in inputs if tensor.HasField("contents")]
     if typed and raw:
         raise InvalidArgumentError(f"{where}: raw_input_contents and typed contents in one request; use one of them")
     if typed:
-        return [None] * len(message.inputs)
-    if len(raw) != len(message.inputs):
-        raise InvalidArgumentError(
-            f"{where}: {len(message.inputs)} inputs need as many raw_input_contents, got {len(raw)}"
-        )
+        return [None] * len(inputs)
+    if len(raw) != len(inputs):
+        raise InvalidArgumentError(f"{where}: {len(inputs)} inputs need as many raw_input_contents, got {len(raw)}")
     return list(raw)
 
 
@@ -192,27 +260,30 @@ def _split_raw(message: bytes) -> tuple[bytes, list[memoryview]]:
     """Return a serialised ModelInferRequest without its raw_input_contents, and these, as views.
 
     Raises:
-        DecodeError: the bytes end inside a field, or a field is of a kind that protobuf has not.
+        DecodeError: the bytes end inside a field, or a field is not written as writers do: a group, a long-winded number.
     """
     view = memoryview(message)
     head, contents = [], []
     start = 0
     while start < len(message):
-        key, at = _varint(message, start)
+        key, content = _varint(message, start)
         kind = key & 7
+        end = content
         if kind == LENGTH_DELIMITED:
-            length, at = _varint(message, at)
-            end = at + length
+            length, content = _varint(message, content)
+            end = content + length
         elif kind == VARINT:
-            _, end = _varint(message, at)
+            _, end = _varint(message, content)
         elif kind in FIXED_BYTES:
-            end = at + FIXED_BYTES[kind]
+            end = content + FIXED_BYTES[kind]
         else:
             raise DecodeError(f"wire type {kind} at byte {start}")
         if end > len(message):
             raise DecodeError(f"the message ends inside a field, at byte {len(message)}")
         if key == RAW_INPUT_CONTENTS:
-            contents.append(view[at:end])
+            if content - start > LONGEST_LENGTH:
+                raise DecodeError(f"a long-winded number at byte {start}")
+            contents.append(view[content:end])
         else:
             head.append(view[start:end])
         start = end
@@ -230,8 +301,9 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
     raise DecodeError(f"no number at byte {at}")
 
 
-def _array(where: str, tensor: pb.ModelInferRequest.InferInputTensor, raw: Buffer | None) -> Array:
+def _array(where: str, tensor: pb.ModelInferRequest.InferInputTensor, raw: Buffer | None, limits: Limits) -> Array:
     shape = tuple(tensor.shape)
+    limits.check_elements(where, shape, listed=raw is None or tensor.datatype == "BYTES")
     if raw is not None:
         return from_raw(where, tensor.datatype, shape, raw)
     if tensor.datatype not in CONTENTS:
@@ -247,9 +319,18 @@ def _array(where: str, tensor: pb.ModelInferRequest.InferInputTensor, raw: Buffe
             f"got {len(values)}"
         )
     try:
-        return np.array(values, NUMPY[tensor.datatype]).reshape(shape)
+        array = np.array(values, NUMPY[tensor.datatype])
     except OverflowError as error:
         raise InvalidArgumentError(f"{where} has a value out of the range of {tensor.datatype}: {error}") from error
+    return _shaped(where, array, shape)
+
+
+def _shaped(where: str, flat: Array, shape: tuple[int, ...]) -> Array:
+    """Return as many elements as the shape has in that shape; one without elements may still be beyond any array."""
+    try:
+        return flat.reshape(shape)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{where} has shape {show(shape)}, which no array can have: {error}") from error
 
 
 def _split(where: str, raw: bytes) -> Iterator[bytes]:
@@ -265,13 +346,24 @@ def _split(where: str, raw: bytes) -> Iterator[bytes]:
         offset += length
 
 
-def _requested(where: str, output: pb.ModelInferRequest.InferRequestedOutputTensor) -> RequestedOutput:
+def _requested(
+    where: str, output: pb.ModelInferRequest.InferRequestedOutputTensor, memory: SharedMemory, limits: Limits
+) -> RequestedOutput:
+    name, parameters = output.name, output.parameters
+    if len(name) > limits.string_characters:
+        limits.check_text(f"{where}: an output's name", name)
+    if not parameters:
+        return RequestedOutput(name)
+    where = f"{where}: output {name!r}"
+    limits.check_parameters(where, parameters)
+    part = memory.named(where, output.parameters)
     if "classification" not in output.parameters:
-        return RequestedOutput(output.name)
-    k = _integer(f"{where}: output {output.name!r}: classification", output.parameters["classification"])
+        return RequestedOutput(output.name, part=part)
+    k = _integer(f"{where}: classification", output.parameters["classification"])
     if k <= 0:
-        raise InvalidArgumentError(f"{where}: output {output.name!r}: classification is {k}; expected 1 or more")
-    return RequestedOutput(output.name, k)
+        raise InvalidArgumentError(f"{where}: classification is {k}; expected 1 or more")
+    limits.check_classification(where, k)
+    return RequestedOutput(output.name, k, part)
 
 
 def _timeout(where: str, parameters: Mapping[str, pb.InferParameter]) -> float:

@@ -143,6 +143,9 @@ class FakeRuntime:
     def get_outputs(self) -> list[Node]:
         return [Node("y", "tensor(float)", ["batch", 2])]
 
+    def get_overridable_initializers(self) -> list[Node]:
+        return []
+
     def get_input_memory_infos(self) -> list[MemoryInfo]:
         return [MemoryInfo("Cuda")]
 

@@ -63,6 +63,14 @@ def slow(repository: Path, name: str = "slow", *, rounds: int = 200, width: int 
     return path
 
 
+def held(repository: Path, seconds: float, name: str = "held") -> Path:
+    """Publish y = 2 x, FP32 [batch, 4], whose requests wait so long for others: up to 31 of them stay in the queue."""
+    path = scale(repository, name)
+    text = f"max_batch_size: 32 dynamic_batching {{ max_queue_delay_microseconds: {round(seconds * 1e6)} }}"
+    (repository / name / "config.pbtxt").write_text(text, encoding="utf-8")
+    return path
+
+
 def identity(repository: Path, name: str, element: int, shape: list[Any]) -> Path:
     """Publish y = x for any datatype and shape."""
     return save(

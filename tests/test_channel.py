@@ -228,6 +228,16 @@ def test_a_full_ring_is_tried_again(pair: Pair) -> None:
     assert got == list(range(12))
 
 
+def test_who_waits_is_told_of_a_full_ring(pair: Pair) -> None:
+    """An end that finds the ring full wakes its own waiter, once: nothing else would have it try again."""
+    pair.far.send((0, 1, bytes(3 * channel.RING_BYTES)))
+    pair.far.flush()
+    assert pair.far.stuck
+    assert pair.notified()
+    pair.far.flush()
+    assert not pair.notified()
+
+
 def test_long_records_go_in_parts(pair: Pair) -> None:
     """Records longer than a frame, and than the whole ring, arrive whole and in order, though the arena is full."""
     pair.near.send_arrays((0, 0), large(0, ARENA))

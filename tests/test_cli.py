@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 import netweight
 
-COMMANDS = ("serve", "health", "models", "train", "export", "infer", "compare", "demo", "completion")
+COMMANDS = ("serve", "health", "token", "models", "train", "export", "infer", "compare", "demo", "completion")
 
 
 def run(*arguments: str) -> Result:

@@ -9,6 +9,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from server.config import Settings
+from server.config_fields import FIELDS
 from server.metrics import Metrics
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -40,6 +41,13 @@ def test_every_metric_is_documented() -> None:
     }
     told = set(re.findall(r"^\| `(netweight_[a-z_]+)`", read("metrics.md"), re.MULTILINE))
     assert told == declared
+
+
+def test_every_field_of_a_configuration_is_documented() -> None:
+    """docs/triton.md has a row for each field of ModelConfig, with what the server does about it, and no other."""
+    rows = re.findall(r"^\| `([a-z_.]+)` \| ([a-z ]+) \|", read("triton.md"), re.MULTILINE)
+    assert len(rows) == len(FIELDS)
+    assert dict(rows) == FIELDS
 
 
 def read(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from prometheus_client import CollectorRegistry
 from server import loading
 from server.batcher import QueuePolicy
 from server.config import Settings
+from server.decoders import Decoders
 from server.errors import ModelLoadError
 from server.loading import TINY_MODEL_BYTES, Plan, plan
 from server.machine import usable_cpus
 from server.metrics import Metrics
 from server.model import Model, Tensors
+from server.session import Session
 from server.tensors import Array
 from server.timeouts import Timeouts
 from server.wire import InferRequest
@@ -33,18 +36,20 @@ def load(tmp_path: Path) -> Iterator[Load]:
     """Load version 1 of a model in tmp_path."""
     opened: list[Model] = []
     timeouts = Timeouts()
+    decoders = Decoders(1, 1, 1)
 
     def loaded(name: str = "scale", config: str = "", **settings: object) -> Model:
         if config:
             (tmp_path / name / "config.pbtxt").write_text(config, encoding="utf-8")
         given = Settings(repository=tmp_path, provider="cpu", **settings)  # type: ignore[arg-type]
-        opened.append(loading.load(tmp_path / name, 1, given, Metrics(CollectorRegistry()), timeouts))
+        opened.append(loading.load(tmp_path / name, 1, given, Metrics(CollectorRegistry()), timeouts, decoders))
         return opened[-1]
 
     yield loaded
     for each in opened:
         each.close()
     timeouts.close()
+    decoders.close()
 
 
 class Caller:
@@ -62,7 +67,7 @@ class Caller:
         self.thread = threading.current_thread().name
         return "OK"
 
-    def answer(self) -> None:
+    def answer(self, _: object) -> None:
         self.answered.set()
 
 
@@ -218,3 +223,27 @@ def test_contradicting_scheduling_is_refused_in_one_line(tmp_path: Path, load: L
     assert str(caught.value).startswith("config.pbtxt has ")
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_samples_are_run_on_every_session(tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warm-up sample runs on the session of one thread, and on that of all threads where there is one; none is counted."""
+    graphs.save(
+        tmp_path / "table" / "1" / "model.onnx",
+        [helper.make_node("Gather", ["table", "x"], ["y"])],
+        [("x", TensorProto.INT64, ["batch", 1])],
+        [("y", TensorProto.FLOAT, ["batch", 1, 4])],
+        {"table": np.ones((TINY_MODEL_BYTES // 16, 4), np.float32)},
+    )
+    ran, run_batch = [], Session.run_batch
+
+    def recorded(session: Session, items: list[Tensors], size: int, **given: Any) -> Tensors:
+        ran.append((items[0]["x"].tolist(), size, given["alone"]))
+        return run_batch(session, items, size, **given)
+
+    monkeypatch.setattr(Session, "run_batch", recorded)
+    sample = 'inputs { key: "x" value { data_type: TYPE_INT64 dims: 1 zero_data: true } }'
+    model = load("table", f'max_batch_size: 4 model_warmup {{ name: "two" batch_size: 2 {sample} }}')
+    expected = [([[0], [0]], 2, False), ([[0], [0]], 2, True)]
+    assert ran == expected[: 1 if model.session.wide is None else 2]
+    assert (model.session.wide is None) == (usable_cpus() == 1)
+    assert not model.statistics.executions

@@ -11,12 +11,13 @@ import onnxruntime as ort
 import pytest
 from google.protobuf import text_format
 
-from server import model_config, providers
+from server import config_fields, providers
 from server.config import Settings
 from server.errors import ModelLoadError, StartError
 from server.pb import model_config_pb2 as pb
 from server.provider_options import CUDA_OPTIONS, TENSORRT_OPTIONS, Tuning, split
 from server.providers import CPU, CUDA, TENSORRT, SessionOptions, arguments, check_provider, engine_cache
+from server.tuning import tuning_of
 from tests import graphs
 
 
@@ -130,13 +131,15 @@ def test_engines_are_no_model_and_no_version(tmp_path: Path) -> None:
     """A scan passes over what TensorRT keeps."""
     from prometheus_client import CollectorRegistry
 
+    from server.control import Control
     from server.metrics import Metrics
     from server.repository import Repository
 
     engine_cache(graphs.scale(tmp_path)).mkdir(parents=True)
     (tmp_path / ".tensorrt" / "1").mkdir(parents=True)
-    repository = Repository(Settings(repository=tmp_path), Metrics(CollectorRegistry()), lambda _: None)
-    repository.scan()
+    metrics = Metrics(CollectorRegistry())
+    repository = Repository(metrics, lambda _: None)
+    Control(Settings(repository=tmp_path), metrics, repository).scan()
     assert [(each.name, each.version) for each in repository.index()] == [("scale", "1")]
 
 
@@ -163,7 +166,7 @@ def test_options_hold_equals_signs() -> None:
 
 def test_a_configuration_in_tritons_words() -> None:
     """What Triton's onnxruntime backend documents is read under its own names."""
-    tuning = model_config.tuning(
+    tuning = tuning_of(
         config("""
             optimization {
               graph { level: 1 }
@@ -196,7 +199,7 @@ def test_a_configuration_in_tritons_words() -> None:
         "cudnn_conv_use_max_workspace": "0",
     }
     assert tuning.session == {"intra_op_thread_count": "2"}
-    assert model_config.tuning(pb.ModelConfig()) == Tuning()
+    assert tuning_of(pb.ModelConfig()) == Tuning()
 
 
 @pytest.mark.parametrize(
@@ -220,7 +223,7 @@ def test_a_configuration_in_tritons_words() -> None:
 def test_unknown_accelerators_are_refused(text: str, message: str) -> None:
     """What a configuration insists on and is not there is one line."""
     with pytest.raises(ModelLoadError, match=message) as caught:
-        model_config.tuning(config(f"optimization {{ execution_accelerators {{ {text} }} }}"))
+        tuning_of(config(f"optimization {{ execution_accelerators {{ {text} }} }}"))
     assert "\n" not in str(caught.value)
 
 
@@ -228,12 +231,12 @@ def test_a_count_that_is_no_number_is_refused() -> None:
     """A session's parameter is a number."""
     wrong = config('parameters { key: "intra_op_thread_count" value { string_value: "many" } }')
     with pytest.raises(ModelLoadError, match="parameter intra_op_thread_count is 'many'; expected a number"):
-        model_config.tuning(wrong)
+        tuning_of(wrong)
 
 
 def test_what_is_not_acted_on_is_named() -> None:
     """The rest of `optimization` and foreign `parameters` are named in the warning; what is acted on is not."""
-    names = model_config.ignored(
+    names = config_fields.ignored(
         config("""
             optimization { priority: PRIORITY_MAX graph { level: 1 } cuda { graphs: true busy_wait_events: true }
               execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }

@@ -15,6 +15,7 @@ from tritonclient.grpc import model_config_pb2
 
 from export.publish import Publication, Signature, check, config, publish, staging
 from models.spec import NetweightError
+from server import config_fields, model_config
 from tests import graphs
 
 TINY = Signature("uint8", (8, 8, 1), 3)
@@ -65,10 +66,12 @@ def test_server_of_another_user_can_read_it(tmp_path: Path) -> None:
 
 
 def test_config_is_tritons(tmp_path: Path) -> None:
-    """config.pbtxt parses as Triton's ModelConfig; dims leave the batch out."""
+    """config.pbtxt parses as Triton's ModelConfig, and the server acts on all of it; dims leave the batch out."""
     make(tmp_path)
     text = (tmp_path / "tiny" / "config.pbtxt").read_text()
     read = text_format.Parse(text, model_config_pb2.ModelConfig())
+    ours = model_config.read(tmp_path / "tiny")
+    assert (model_config.unknown(tmp_path / "tiny"), config_fields.ignored(ours)) == ([], [])
     assert (read.name, read.platform, read.max_batch_size) == ("tiny", "onnxruntime_onnx", 32)
     assert read.HasField("dynamic_batching")
     assert [(each.name, each.data_type, list(each.dims)) for each in read.input] == [

@@ -11,10 +11,12 @@ from onnx import TensorProto
 from prometheus_client import CollectorRegistry
 
 from server.config import Settings
+from server.control import Control
 from server.errors import InvalidArgumentError, ModelLoadError, NotFoundError, StartError, UnavailableError
 from server.metrics import Metrics
 from server.pb import model_config_pb2 as pb
-from server.repository import Repository, VersionStatus, choose_versions
+from server.repository import Repository, VersionStatus
+from server.source import choose_versions
 from tests import graphs
 
 Load = Callable[..., Repository]
@@ -29,17 +31,15 @@ def statuses() -> list[VersionStatus]:
 @pytest.fixture
 def load(tmp_path: Path, statuses: list[VersionStatus]) -> Iterator[Load]:
     """Load the repository in tmp_path."""
-    opened: list[Repository] = []
+    opened: list[Control] = []
 
     def loaded(**settings: object) -> Repository:
-        made = Repository(
-            Settings(repository=tmp_path, **settings),  # type: ignore[arg-type]
-            Metrics(CollectorRegistry()),
-            statuses.append,
-        )
-        made.scan()
-        made.load_all()
-        opened.append(made)
+        metrics = Metrics(CollectorRegistry())
+        made = Repository(metrics, statuses.append)
+        control = Control(Settings(repository=tmp_path, **settings), metrics, made)  # type: ignore[arg-type]
+        opened.append(control)
+        control.scan()
+        control.load_all()
         return made
 
     yield loaded
@@ -110,7 +110,9 @@ CONTRADICTIONS = {
     'name: "other"': "says name 'other', its directory says 'scale'",
     'platform: "tensorflow_graphdef"': "asks for platform 'tensorflow_graphdef'",
     'backend: "python"': "backend 'python'",
-    'input { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }': "says max_batch_size|has dims",
+    'input { name: "x" data_type: TYPE_FP32 dims: [ 4 ] } output { name: "y" data_type: TYPE_FP32 dims: [ 4 ] }': (
+        r"input 'x' has dims \[4\]; the graph has \[-1,4\]; say max_batch_size"
+    ),
     'max_batch_size: 4 input { name: "z" data_type: TYPE_FP32 dims: [ 4 ] }': "has input 'z'; the graph has x",
     'max_batch_size: 4 input { name: "x" data_type: TYPE_FP16 dims: [ 4 ] }': "is TYPE_FP16; the graph has FP32",
     'max_batch_size: 4 input { name: "x" data_type: TYPE_FP32 dims: [ 4, 4 ] }': r"has dims \[4,4\]; the graph has \[4\]",
@@ -158,7 +160,7 @@ def test_broken_files(tmp_path: Path, load: Load) -> None:
     reasons = {each.name: each.reason for each in repository.index() if each.state == "UNAVAILABLE"}
     assert reasons.keys() == {"truncated", "empty", "text", "missing", "versionless"}
     for name in ("truncated", "empty", "text"):
-        assert reasons[name].startswith("model.onnx cannot be opened by ONNX Runtime: ")
+        assert reasons[name].startswith("model.onnx is no ONNX graph that can be read: ")
     assert reasons["missing"] == "version 1 has no model.onnx"
     assert "no version directory" in reasons["versionless"]
     assert all("\n" not in reason for reason in reasons.values())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as triton
 from onnx import TensorProto
@@ -270,3 +272,34 @@ def test_both_names_of_the_service_answer(server: RunningServer) -> None:
         with pytest.raises(ClientError, match="'nosuch' is unknown") as caught:
             own.infer("nosuch", {})
     assert caught.value.code is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("options", ["--way direct", "--way direct --inline-microseconds 0", "--way ordinary"])
+def test_a_connection_takes_any_number_of_calls(tmp_path: Path, options: str) -> None:
+    """A call that is answered is over: it does not count among those that are in flight on its connection."""
+    graphs.scale(tmp_path / "models")
+    x = np.ones((1, 4), np.float32)
+    with (
+        running_server(tmp_path / "models", tmp_path, *options.split(), "--max-concurrent-streams", "4") as running,
+        Client(running.address) as own,
+    ):
+        for _ in range(50):
+            np.testing.assert_array_equal(own.infer("scale", {"x": x}).outputs["y"], 2 * x)
+
+
+def test_answered_requests_leave_no_memory(server: RunningServer) -> None:
+    """A request's tensors are gone when it is answered, not when the interpreter looks for garbage."""
+    engine = psutil.Process(server.process.pid)
+    processes = [engine, *engine.children()]
+    x = np.zeros((1, 150_000), np.float32)
+
+    def own_bytes() -> int:
+        return sum(each.memory_full_info().uss for each in processes)
+
+    with Client(server.address) as own:
+        for _ in range(30):
+            own.infer("free", {"x": x})
+        before = own_bytes()
+        for _ in range(200):
+            own.infer("free", {"x": x})
+    assert own_bytes() - before < 50 * x.nbytes
