@@ -178,7 +178,7 @@ def test_prometheus_accepts_its_settings() -> None:
 def test_image_installs_what_serving_needs_and_no_more() -> None:
     """The image's requirements are the project's own and its extra's: ONNX Runtime once, no torch, not the project."""
     for extra, runtime in (("cpu", "onnxruntime"), ("gpu", "onnxruntime-gpu")):
-        names = [re.split(r"[\[<>=;\s]", line)[0] for line in requirements(PROJECT, extra)]
+        names = [re.split(r"[\[<>=;\s]", line)[0] for line in requirements(PROJECT, [extra, "tracing"])]
         assert [name for name in names if name.startswith("onnxruntime")] == [runtime]
         assert not {"torch", "onnx", "netweight", "setuptools"} & set(names)
 

@@ -142,6 +142,7 @@ CASES = (
         "OK",
         DOUBLED,
         parameters={"a": parameter(double_param=0.5), "b": parameter(uint64_param=2**64 - 1)},
+        ours=True,
     ),
     infer("classification 0", INVALID, outputs=classified(int64_param=0), ours=True),
     infer("classification -3", INVALID, outputs=classified(int64_param=-3)),

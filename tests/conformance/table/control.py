@@ -100,7 +100,7 @@ CASES = (
         UNLOADED,
         Step("get_model_metadata", NAME, "UNAVAILABLE", ours=True),
         Step("get_model_config", NAME, "UNAVAILABLE", ours=True),
-        Step(INDEX, check=state("changeable", "UNAVAILABLE", reason=True)),
+        Step(INDEX, check=state("changeable", "UNAVAILABLE", reason=True), patient=True),
         load(),
         TWICE,
         Step(INDEX, check=state("changeable", "READY")),
@@ -120,7 +120,7 @@ CASES = (
         Step("infer", {"model_name": "broken", "inputs": x((1, 2, 3, 4))}, "UNAVAILABLE", says=("broken",), ours=True),
         Step("is_model_ready", {"model_name": "broken"}, check=equals(want=False)),
         Step("unload_model", {"model_name": "broken"}),
-        Step("is_server_ready", check=equals(want=True), patient=True),
+        Step("is_server_ready", check=equals(want=True), ours=True),
     ),
     control(
         "load with a configuration",
