@@ -89,7 +89,7 @@ class App:
             settings.way,
             guard=self._security.guard(),
             max_metadata_bytes=settings.max_metadata_bytes,
-            max_concurrent_streams=settings.max_concurrent_streams,
+            max_connection_calls=settings.max_connection_calls,
         )
         self._metrics_server: tuple[WSGIServer, Thread] | None = None
 

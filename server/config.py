@@ -90,7 +90,7 @@ class Settings:
         Limits.string_characters, "Characters of a name, an id, or a parameter's text in a request.", low=64
     )
     max_metadata_bytes: int = setting(16384, "The headers of a call.", low=1024, high=2**20)
-    max_concurrent_streams: int = setting(1024, "Calls in flight on one connection; more wait there.", low=1)
+    max_connection_calls: int = setting(1024, "Calls in flight on one connection; more wait there.", low=1)
     gpu_memory_limit_bytes: int = setting(0, "ONNX Runtime's GPU arena for each model; 0 for no limit.", low=0)
     shared_memory: bool = setting(False, "Take tensors from, and put them into, shared memory that callers register.")
     max_shared_memory_regions: int = setting(128, "Regions that may be registered at a time.", low=1)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from server.config import Way
-    from server.service import Respond
+    from server.infer_call import Respond
     from server.tensors import Array
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Options:
     """Requests that may wait for room in the shared memory."""
     max_streams: int
     max_metadata_bytes: int
-    max_concurrent_streams: int
+    max_connection_calls: int
     limits: dict[str, int]
     """`Limits`."""
     security: dict[str, str]
@@ -320,7 +320,7 @@ def main(arguments: list[str]) -> int:
         reuse_port=True,
         guard=security.guard(),
         max_metadata_bytes=options.max_metadata_bytes,
-        max_concurrent_streams=options.max_concurrent_streams,
+        max_connection_calls=options.max_connection_calls,
     )
     health_pb2_grpc.add_HealthServicer_to_server(service.health, transport.server)
     reflection.enable(transport.server)

@@ -24,8 +24,8 @@ from server import channel, security, wire
 from server.channel import Channel
 from server.errors import ServerError, StartError
 from server.frontend import CODES, Options
+from server.infer_call import INTERNAL, InferCall
 from server.pb import inference_pb2 as pb
-from server.service import INTERNAL, InferCall
 from server.trace_context import NO_CONTEXT, TraceContext
 from server.transport import SERVICE, SLOW, SLOW_THREADS, TESTED_GRPCIO
 
@@ -245,7 +245,7 @@ class FrontEnd:
             max_waiting=settings.max_queue_size,
             max_streams=settings.max_streams,
             max_metadata_bytes=settings.max_metadata_bytes,
-            max_concurrent_streams=settings.max_concurrent_streams,
+            max_connection_calls=settings.max_connection_calls,
             limits=dataclasses.asdict(settings.limits),
             security=dataclasses.asdict(security.of(settings)),
             way=settings.way,

@@ -19,13 +19,13 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from server import heads, wire
+from server.infer_call import INTERNAL
 from server.pb import inference_pb2 as pb
-from server.service import INTERNAL
 from server.trace_context import NO_CONTEXT, TraceContext, context_of
 from server.transport import NAMES, NOT_A_REQUEST, Call, Service, why_gone
 
 if TYPE_CHECKING:
-    from server.service import Respond
+    from server.infer_call import Respond
 
 log = logging.getLogger(__name__)
 AHEAD = 64

@@ -26,9 +26,9 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # private: see TE
 from server import tls, wire
 from server.config import Way
 from server.errors import ServerError
+from server.infer_call import INTERNAL, Respond
 from server.limits import shortened
 from server.pb import inference_pb2 as pb
-from server.service import INTERNAL, Respond
 from server.tokens import Gate, Guard
 from server.trace_context import NO_CONTEXT, TraceContext, context_of
 
@@ -105,7 +105,7 @@ class Transport:
         reuse_port: whether other processes may listen on the same port; otherwise a port in use is an error.
         guard: asks callers for tokens; None: nobody does.
         max_metadata_bytes: the largest headers of a call.
-        max_concurrent_streams: calls in flight on one connection.
+        max_connection_calls: calls in flight on one connection.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Transport:
         reuse_port: bool = False,
         guard: Guard | None = None,
         max_metadata_bytes: int = 16384,
-        max_concurrent_streams: int = 1024,
+        max_connection_calls: int = 1024,
     ) -> None:
         direct = way == "direct" or (way == "auto" and grpc.__version__.startswith(TESTED_GRPCIO))
         self.server = grpc.server(
@@ -127,7 +127,7 @@ class Transport:
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.max_metadata_size", max_metadata_bytes),
                 ("grpc.absolute_max_metadata_size", max_metadata_bytes),
-                ("grpc.max_concurrent_streams", max_concurrent_streams),
+                ("grpc.max_concurrent_streams", max_connection_calls),
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_MILLISECONDS),
                 ("grpc.so_reuseport", int(reuse_port)),
             ],

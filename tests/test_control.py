@@ -22,13 +22,14 @@ from server.control import Control
 from server.cuda import GATE
 from server.decoders import Decoders, Decoding
 from server.errors import ClosedError, InvalidArgumentError, ModelLoadError, NotFoundError, UnavailableError
+from server.infer_call import InferCall
 from server.log_settings import LogSettings
 from server.metrics import Metrics
 from server.model import Model
 from server.overrides import Overrides
 from server.providers import CUDA
 from server.repository import Repository, VersionStatus
-from server.service import InferCall, InferenceService
+from server.service import InferenceService
 from server.session import Session
 from server.source import Source
 from server.wire import InferRequest

@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
+from server.infer_call import INTERNAL
 from server.pb import inference_pb2 as pb
-from server.service import INTERNAL
 from server.streaming import AHEAD, Streams
 from server.transport import NAMES
 

@@ -280,7 +280,7 @@ def test_a_connection_takes_any_number_of_calls(tmp_path: Path, options: str) ->
     graphs.scale(tmp_path / "models")
     x = np.ones((1, 4), np.float32)
     with (
-        running_server(tmp_path / "models", tmp_path, *options.split(), "--max-concurrent-streams", "4") as running,
+        running_server(tmp_path / "models", tmp_path, *options.split(), "--max-connection-calls", "4") as running,
         Client(running.address) as own,
     ):
         for _ in range(50):

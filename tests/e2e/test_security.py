@@ -39,7 +39,7 @@ X = np.arange(8, dtype=np.float32).reshape(2, 4)
 INFER, CONTROL = tokens.make("infer"), tokens.make("control")
 SETTINGS, PING, GOAWAY = 4, 6, 7
 """Frames of HTTP/2."""
-MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST_SIZE = 3, 6
+MAX_CONNECTION_CALLS, MAX_HEADER_LIST_SIZE = 3, 6
 """What SETTINGS say."""
 WAYS = {"direct": ("--way", "direct"), "ordinary": ("--way", "ordinary"), "front ends": ("--frontends", "2")}
 
@@ -369,7 +369,7 @@ def refuse_load(
 
 def test_limits_of_a_connection(repository: Path, tmp_path: Path) -> None:
     """The server announces how many calls and how large headers it takes, and closes on one who only pings."""
-    options = ("--max-concurrent-streams", "7", "--max-metadata-bytes", "5000")
+    options = ("--max-connection-calls", "7", "--max-metadata-bytes", "5000")
     with running_server(repository, tmp_path, *options) as server:
         host, port = server.address.split(":")
         with socket.create_connection((host, int(port)), timeout=20) as connection:
@@ -377,7 +377,7 @@ def test_limits_of_a_connection(repository: Path, tmp_path: Path) -> None:
             kind, announced = received(connection)
             assert kind == SETTINGS
             values = dict(struct.iter_unpack("!HI", announced))
-            assert values[MAX_CONCURRENT_STREAMS] == 7
+            assert values[MAX_CONNECTION_CALLS] == 7
             assert values[MAX_HEADER_LIST_SIZE] == 5000
             connection.sendall(4 * frame(PING, bytes(8)))  # the first is fine, the fourth is the third too many
             while kind != GOAWAY:

@@ -8,8 +8,8 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.infer_call import INTERNAL
 from server.pb import inference_pb2 as pb
-from server.service import INTERNAL
 from tests.fuzz.mutations import edited, mutated
 from tests.fuzz.requests import IDENTITIES, WORDS, good
 from tests.fuzz.target import Target
