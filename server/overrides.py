@@ -46,7 +46,7 @@ class Overrides:
             private = Path(tempfile.mkdtemp(prefix="netweight-"))
         except OSError as error:
             raise _no_room(error) from error
-        source = Source(private / directory.name, config)
+        source = Source(private / directory.name, config, carried=True)
         weakref.finalize(source, shutil.rmtree, private, ignore_errors=True)
         _write(self.files, source.directory)
         return source

@@ -13,9 +13,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from server import trial
 from server.decoders import Decoders
 from server.errors import ModelLoadError, UnavailableError
-from server.loading import load, model_file_bytes
+from server.loading import load, model_file, model_file_bytes
 from server.machine import BLOCKS, give_back_memory, resident_bytes, usable_cpus
 from server.metrics import Load
 from server.repository import Repository, VersionStatus
@@ -188,6 +189,8 @@ class Served:
         Raises:
             ModelLoadError: it cannot be served, or its files changed meanwhile.
         """
+        if source.carried:
+            trial.check(model_file(source.directory / version, config))
         before, began = resident_bytes(), time.perf_counter()
         try:
             with BLOCKS.mapped():

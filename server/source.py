@@ -27,6 +27,8 @@ class Source:
 
     directory: Path
     config: pb.ModelConfig | None = None
+    carried: bool = False
+    """The files came with a call: nobody vouches for them."""
 
     @property
     def name(self) -> str:

@@ -71,6 +71,17 @@ def held(repository: Path, seconds: float, name: str = "held") -> Path:
     return path
 
 
+def aborting(repository: Path, name: str = "aborting") -> Path:
+    """Publish a graph that ends the process in which ONNX Runtime 1.32 opens it: Slice gets an extent below zero."""
+    return save(
+        repository / name / "1" / "model.onnx",
+        [helper.make_node("Pad", ["x", "pads"], ["p"]), helper.make_node("Slice", ["p", "starts", "ends"], ["y"])],
+        [("x", TensorProto.FLOAT, ["batch", 1])],
+        [("y", TensorProto.FLOAT, ["batch", "n"])],
+        {"pads": np.array([0, -3, 0, 0]), "starts": np.array([0, 0]), "ends": np.array([9, 9])},
+    )
+
+
 def identity(repository: Path, name: str, element: int, shape: list[Any]) -> Path:
     """Publish y = x for any datatype and shape."""
     return save(

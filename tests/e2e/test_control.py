@@ -314,6 +314,20 @@ def test_overrides(explicit: RunningServer, repository: Path) -> None:
         assert not (repository / "brought").exists()
 
 
+def test_a_carried_graph_that_ends_its_process_is_refused(repository: Path, explicit: RunningServer) -> None:
+    """ONNX Runtime aborts at it; the server tries it elsewhere, says so, and serves on what it served."""
+    file = graphs.aborting(repository.parent / "staged").read_bytes()
+    with client(explicit) as control:
+        control.load_model("inline")
+        for name in ("inline", "brought"):
+            with pytest.raises(InferenceServerException, match=r"ends the process that opens it \(SIGABRT\)") as caught:
+                control.load_model(name, config="{}", files={"file:1/model.onnx": file})
+            assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+        with Client(explicit.address) as asker:
+            assert float(asker.infer("inline", X).outputs["y"][0, 0]) == 1
+        assert index(control, "brought")["1"][0] == "UNAVAILABLE"
+
+
 def test_what_calls_may_not_do(repository: Path, tmp_path: Path, explicit: RunningServer) -> None:
     """Outside explicit mode Load and Unload are UNAVAILABLE; another repository is UNIMPLEMENTED everywhere."""
     with client(explicit) as control:

@@ -17,7 +17,6 @@ import pytest
 from google.protobuf import json_format, text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
 
 from server.client import infer_request
 from server.pb import inference_pb2 as pb
@@ -196,13 +195,7 @@ def test_onnx_runtime_aborts_on_a_negative_extent(tmp_path: Path) -> None:
 
     When this fails, ONNX Runtime has learned to refuse it: KNOWN_ABORT, and what docs/fuzzing.md says of it, can go.
     """
-    path = graphs.save(
-        tmp_path / "model.onnx",
-        [helper.make_node("Pad", ["x", "pads"], ["p"]), helper.make_node("Slice", ["p", "starts", "ends"], ["y"])],
-        [("x", TensorProto.FLOAT, ["batch", 1])],
-        [("y", TensorProto.FLOAT, ["batch", "n"])],
-        {"pads": np.array([0, -3, 0, 0]), "starts": np.array([0, 0]), "ends": np.array([9, 9])},
-    )
+    path = graphs.aborting(tmp_path)
     program = f"import onnxruntime; onnxruntime.InferenceSession({str(path)!r})"
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGABRT
