@@ -14,6 +14,8 @@ from typing import Any
 import psutil
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "grpcio", "protobuf", "numpy", "prometheus-client", "torch")
+SETTINGS = ("CUDA_GRAPHS", "FRONTENDS", "INLINE_MICROSECONDS", "PROVIDER", "PROVIDER_OPTIONS", "THREADS", "WAY")
+"""Of the server, those that its speed depends on; others may tell who or where."""
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -37,7 +39,7 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": _versions(),
-        "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith("NETWEIGHT_")},
+        "settings": _settings(),
     }
 
 
@@ -94,6 +96,11 @@ def _cgroup_file(*names: str, root: Path = CGROUPS) -> str:
 
 def _number(text: str) -> int | None:
     return int(text) if text.strip().lstrip("-").isdigit() else None
+
+
+def _settings() -> dict[str, str]:
+    names = [f"NETWEIGHT_{name}" for name in SETTINGS]
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _versions() -> dict[str, str]:

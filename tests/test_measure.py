@@ -161,9 +161,13 @@ def test_max_batch_size(tmp_path: Path) -> None:
         read_max_batch_size(tmp_path, "tiny")
 
 
-def test_environment() -> None:
+def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment names machine and versions, is plain JSON, and says nothing about who or where."""
+    monkeypatch.setenv("NETWEIGHT_THREADS", "3")
+    monkeypatch.setenv("NETWEIGHT_CLIENT_TOKEN", "secret")
     values = json.loads(json.dumps(environment()))
+    assert values["settings"]["NETWEIGHT_THREADS"] == "3"
+    assert "secret" not in str(values)
     assert {"date", "cpu", "cores", "cpu_quota_cores", "memory_bytes", "gpus", "load_average", "python"} <= set(values)
     assert values["packages"]["grpcio"]
     assert values["date"].endswith("+00:00")
