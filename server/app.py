@@ -215,7 +215,7 @@ def _tracing(settings: Settings) -> Tracing | None:
         from server.tracing import Tracing
     except ModuleNotFoundError as error:
         raise StartError(
-            f"tracing needs the package {error.name}, which is not installed: pip install 'netweight[tracing]', "
+            f"tracing needs the package {error.name}, which is not installed: pip install -e '.[tracing]', "
             "or start without --trace-endpoint (and OTEL_EXPORTER_OTLP_ENDPOINT)"
         ) from error
     return Tracing(settings.trace_endpoint, settings.trace_ratio, TraceSettings(on=True))

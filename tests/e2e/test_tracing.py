@@ -455,7 +455,7 @@ def test_a_missing_extra_is_told(repository: Path, variable: str, monkeypatch: p
     assert done.stderr.startswith(
         "Error: tracing needs the package opentelemetry, which is not installed: pip install "
     )
-    assert "netweight[tracing]" in done.stderr
+    assert "pip install -e '.[tracing]'" in done.stderr
 
 
 def test_an_endpoint_that_is_none_ends_the_start(repository: Path) -> None:
