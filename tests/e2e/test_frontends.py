@@ -225,7 +225,8 @@ def test_sigterm_drains_all(fresh: RunningServer) -> None:
         processes = front_ends(fresh)
         calls: list[Future[Any]] = [pool.submit(infer, channel, "slow", SLOW) for channel in channels]
         assert eventually(lambda: fresh.metric("netweight_pending_requests", model="slow") > 0)
-        time.sleep(0.3)  # all of them have been sent by then
+        time.sleep(1.5)  # all of them have been sent by then, also where the machine has more to do
+        assert not all(call.done() for call in calls)
         assert fresh.stop(signal.SIGTERM) == 0
         for call in calls:
             np.testing.assert_allclose(call.result(), SLOW)
