@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,20 +25,12 @@ from tritonclient.utils import InferenceServerException
 from server.client import Client, ClientError
 from tests import graphs
 from tests.servers import RunningServer, running_server
+from tests.waiting import eventually
 
 X = {"x": np.ones((1, 4), np.float32)}
 CALLERS = 6
 WEIGHTS, WIDTH = 25, 1000
 """Of the large model: so many matrices of 4 MB."""
-
-
-def eventually(true: Callable[[], bool], seconds: float = 30) -> bool:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 @contextmanager

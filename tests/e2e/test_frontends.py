@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +26,7 @@ from server.client import arrays, infer_request
 from server.pb import inference_pb2 as pb
 from tests import graphs
 from tests.servers import RunningServer, running_server
+from tests.waiting import eventually
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 OWN_CONNECTION = [
@@ -87,15 +88,6 @@ def infer(channel: grpc.Channel, model: str, array: Any, **options: Any) -> np.n
 
 def raw_infer(channel: grpc.Channel) -> Any:
     return channel.unary_unary(MODEL_INFER, request_serializer=bytes, response_deserializer=bytes)
-
-
-def eventually(true: Callable[[], bool], seconds: float = 20) -> bool:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 SLOW = np.ones((1, 256, 256), np.float32)

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from server.client import Client, ClientError, infer_request
 from server.config import Settings
 from tests import graphs
 from tests.servers import RunningServer, running_server
+from tests.waiting import eventually
 
 SLOW = {"x": np.ones((1, 256, 256), np.float32)}
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -62,15 +63,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "netweight", *arguments], capture_output=True, text=True, timeout=60, check=False
     )
-
-
-def eventually(true: Callable[[], bool], seconds: float = 10) -> bool:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def call_slow(address: str, **options: Any) -> np.ndarray[Any, Any]:

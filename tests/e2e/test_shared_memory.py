@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from tritonclient.utils import shared_memory as shm
 from server.pb import inference_pb2 as pb
 from tests import graphs
 from tests.servers import RunningServer, running_server
+from tests.waiting import eventually
 
 WAYS = ["--way direct", "--way ordinary", "--frontends 2"]
 LIMITS = ("--max-shared-memory-regions", "20", "--max-shared-memory-bytes", str(2**20))
@@ -105,15 +105,6 @@ def refused(call: Callable[[], object]) -> tuple[str, str]:
     with pytest.raises(InferenceServerException) as caught:
         call()
     return str(caught.value.status()).removeprefix("StatusCode."), caught.value.message()
-
-
-def eventually(true: Callable[[], bool], seconds: float = 20) -> bool:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def test_tensors_in_and_out(client: triton.InferenceServerClient) -> None:

@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from server.client import arrays, infer_request
 from server.pb import inference_pb2 as pb
 from tests import graphs
 from tests.servers import RunningServer, running_server
+from tests.waiting import eventually
 
 NAMES = ("inference.GRPCInferenceService", "netweight.v1.GRPCInferenceService")
 WAYS = ["--way direct", "--way ordinary", "--frontends 2"]
@@ -67,15 +68,6 @@ def ask(model: str, x: Any, request_id: str = "") -> bytes:
     message = infer_request(model, {"x": x})
     message.id = request_id
     return message.SerializeToString()
-
-
-def eventually(true: Callable[[], bool], seconds: float = 20) -> bool:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 class Sender:
