@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.weights import State, read, seed
 from models.build import adaptation
 from models.build import build as build_network
 from models.spec import Architecture, NetweightError, Preprocessing, Published, Weights
+from models.weights import State, read, seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,7 +101,7 @@ def build(architecture: Architecture, weights: Weights, *, classes: int | None =
 
     Args:
         architecture: The network's record.
-        weights: Where its weights come from; see `export.weights.parse`.
+        weights: Where its weights come from; see `models.weights.parse`.
         classes: How many classes; None: as many as the weights know, or the architecture's own.
         input: What the module takes.
 

@@ -48,8 +48,8 @@ repository_option = click.option(
 def export(network: str, weights: str, external_data_above: float, **options: Any) -> None:
     """Export a network to ONNX, prove it against torch, and publish it as the model's next version."""
     from export.pipeline import export as run
-    from export.weights import parse
     from models import catalog
+    from models.weights import parse
 
     published = run(
         catalog.get(network),

@@ -48,7 +48,7 @@ def export(  # noqa: PLR0913 - the command line's options, each with its default
 
     Args:
         architecture: The network's record.
-        weights: Where its weights come from; see `export.weights.parse`.
+        weights: Where its weights come from; see `models.weights.parse`.
         repository: The model repository's directory, made where it is missing.
         name: The model's; None: the architecture's.
         classes: How many; None: as many as the weights know, or the architecture's own.

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from export.build import Pixels, build
-from export.weights import parse
 from models import catalog
 from models.build import build as build_network
 from models.spec import NetweightError, Preprocessing
+from models.weights import parse
 from tests.test_weights import netweight_checkpoint, saved
 
 if TYPE_CHECKING:

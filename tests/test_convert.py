@@ -14,9 +14,9 @@ from torch import nn
 
 from export.build import Built, Deployed, build
 from export.convert import convert
-from export.weights import parse
 from models import catalog
 from models.spec import NetweightError
+from models.weights import parse
 
 if TYPE_CHECKING:
     from pathlib import Path

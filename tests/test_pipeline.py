@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from export.pipeline import export
-from export.weights import parse
 from models import catalog
 from models.spec import NetweightError
+from models.weights import parse
 from tests.test_weights import netweight_checkpoint, saved
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from export.build import Built, build
 from export.convert import convert
 from export.verify import BATCHES, SEED, verify
-from export.weights import parse
 from models import catalog
 from models.spec import NetweightError
+from models.weights import parse
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 from export.build import build
 from export.convert import convert
 from export.weigh import weigh, weigh_model
-from export.weights import parse
 from models import catalog
+from models.weights import parse
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""export.weights: the words of the command line, checkpoint files, torchvision's published weights."""
+"""models.weights: the words of the command line, checkpoint files, torchvision's published weights."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from export.weights import CHECKPOINT_FORMAT, parse, read
 from models import catalog, checkpoint
 from models.build import build
 from models.spec import NetweightError, Weights
+from models.weights import CHECKPOINT_FORMAT, parse, read
 
 if TYPE_CHECKING:
     from pathlib import Path
