@@ -40,17 +40,38 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained on the built-in digits (or any small data set) unless the user says otherwise."""
+    """How a network is trained; a network's record holds the one for the built-in digits."""
 
     epochs: int
     learning_rate: float
-    """The peak of the one-cycle schedule."""
+    """The first one; the peak of the one-cycle schedule."""
     batch_size: int = 32
     optimizer: Literal["adam", "sgd"] = "adam"
-    schedule: Literal["onecycle"] = "onecycle"
-    initialization: Literal["default", "kaiming"] = "default"
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 0.0
+    schedule: Literal["onecycle", "cosine", "steps", "plateau"] = "onecycle"
+    milestones: tuple[int, ...] = ()
+    """Of steps: the rate is multiplied by `decay` after each of these epochs."""
+    decay: float = 0.1
+    """Of steps and plateau."""
+    patience: int = 3
+    """Of plateau: epochs that the validation loss may go without falling."""
+    initialization: Literal["default", "kaiming", "xavier"] = "default"
+    label_smoothing: float = 0.0
+    """0..1: the share of the target that is spread over all classes (Szegedy et al. 2015, section 7)."""
+    auxiliary_weight: float = 0.3
+    """Of each auxiliary head's loss (Szegedy et al. 2014, section 5); networks without such heads ignore it."""
+    freeze_epochs: int = 0
+    """Of transfer: the first epochs, in which only the head is trained."""
+    early_stop: int = 0
+    """Epochs that the validation loss may go without falling before training ends; 0: it never ends early."""
+    augmentation: Literal["none", "shift", "standard"] = "none"
+    """``shift``: images are moved by up to `shift_pixels`; ``standard``: a random crop, scaled, and flipped."""
     shift_pixels: int = 0
     """Training images are moved by up to this many pixels, anew each time, so that few images go further."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """``auto``: bf16 (fp16 where there is none) mixed with fp32 on a GPU, fp32 on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,17 @@ class Published:
     """None: not told there."""
     data: str
     source: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change to a module inside a network, by which it takes small images."""
+
+    module: str
+    """Its dotted name, such as ``features.0``."""
+    attribute: str | None = None
+    """Which attribute is set; None: the whole module is replaced by `torch.nn.Identity`."""
+    value: Any = None
 
 
 @dataclass(frozen=True)
@@ -79,9 +111,14 @@ class Architecture:
     parameters: int
     """Of the deployed network (no auxiliary heads) with `classes` classes; a test counts them again."""
     preprocessing: Preprocessing
+    multiply_accumulates: int = 0
+    """Of the deployed network for one image of `preprocessing`'s size; a test counts them again."""
     classes: int = 1000
+    options: tuple[tuple[str, Any], ...] = ()
+    """Further keyword arguments of the builder."""
     small_image_adaptation: str | None = None
-    """What `models.build` changes for images below 64 pixels, in words; None: nothing is changed."""
+    """What `small_image_edits` change for images below 64 pixels, in words; None: nothing is changed."""
+    small_image_edits: tuple[Edit, ...] = ()
     recipe: Recipe | None = None
     published: tuple[Published, ...] = field(default=())
 
