@@ -23,7 +23,6 @@ from compare import h2load, process_tree
 from compare.bench_row import ModelFacts, Sample, Samples, load_table, make_row, notes, start_table
 from compare.card import model_names, read_card, versions
 from compare.demo import INTERRUPTED, run_to_end
-from compare.environment import environment
 from compare.load import Load, Window, closed_loop, one_at_a_time
 from compare.measure import Throughput
 from compare.metrics_page import Counts, read_counts
@@ -32,6 +31,7 @@ from compare.report import write_text
 from compare.server_process import ServerProcess
 from compare.startup import measure_startup, sample_request
 from compare.targets import judge
+from models.environment import environment
 from models.spec import NetweightError
 
 if TYPE_CHECKING:

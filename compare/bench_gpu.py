@@ -23,13 +23,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from compare.environment import environment, gpus
 from compare.limit_gpu import BUCKETS
 from compare.load import Load, Window, closed_loop, one_at_a_time
 from compare.measure import Latency, Throughput
 from compare.process import NETWEIGHT
 from compare.report import DASH, show_figure, write_text
 from compare.server_process import ServerProcess
+from models.environment import environment, gpus
 from models.spec import NetweightError
 from server.client import Client, infer_request
 

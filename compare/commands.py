@@ -36,8 +36,8 @@ def compare(as_json: bool, output: Path | None, **options: Any) -> None:
     from rich.console import Console
 
     from compare import report
-    from compare.environment import environment
     from compare.run import compare as run
+    from models.environment import environment
 
     rows = run(report=lambda line: click.echo(line, err=as_json), **options)
     if output:

@@ -20,9 +20,9 @@ from rich.console import Console
 
 from compare import report as reports
 from compare.card import read_card, versions
-from compare.environment import environment
 from compare.process import NETWEIGHT, start
 from compare.run import compare
+from models.environment import environment
 from models.spec import NetweightError
 
 if TYPE_CHECKING:

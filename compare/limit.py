@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from compare.environment import usable_cores
 from compare.measure import Latency, Throughput
+from models.environment import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

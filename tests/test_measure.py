@@ -12,9 +12,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from compare.card import model_names, read_card, read_max_batch_size
-from compare.environment import cpu_quota_cores, environment, memory_limit_bytes, usable_cores
 from compare.measure import Accuracy, FileSize, Latency, Memory, Row, Throughput
 from compare.metrics_page import ModelFigures, parse_figures, read_figures
+from models.environment import cpu_quota_cores, environment, memory_limit_bytes, usable_cores
 from models.spec import NetweightError
 from tests.published import card_values, publish
 
