@@ -162,17 +162,29 @@ def test_each_profile_starts_one_server(profile: str | None, server: str) -> Non
     assert set(done.stdout.split()) == {server, "prometheus", "grafana"}
 
 
-def test_prometheus_accepts_its_settings() -> None:
-    """Promtool finds no error in deploy/prometheus.yml."""
+@pytest.mark.parametrize(
+    "words", [("check", "config", "deploy/prometheus.yml"), ("test", "rules", "deploy/alerts.test.yml")]
+)
+def test_prometheus_accepts_its_settings_and_its_alerts(words: tuple[str, ...]) -> None:
+    """Promtool finds no error in deploy/prometheus.yml, and every alert fires when it should and only then."""
     if not shutil.which("promtool"):
         pytest.skip("no promtool here (Debian: apt-get install prometheus)")
-    done = subprocess.run(
-        ["promtool", "check", "config", str(ROOT / "deploy/prometheus.yml")],
-        capture_output=True,
-        text=True,
-        check=False,
+    done = subprocess.run(["promtool", *words], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_tried_and_has_its_paragraph() -> None:
+    """Each alert of deploy/alerts.yml fires in deploy/alerts.test.yml, and docs/runbook.md says what to do."""
+    rules, tried, runbook = (
+        (ROOT / path).read_text(encoding="utf-8")
+        for path in ("deploy/alerts.yml", "deploy/alerts.test.yml", "docs/runbook.md")
     )
-    assert done.returncode == 0, done.stderr
+    alerts = re.findall(r"- alert: (\w+)", rules)
+    assert len(alerts) >= 7
+    for alert in alerts:
+        assert re.search(rf"alertname: {alert}(, |\n\s+)exp_alerts", tried), alert
+        assert f"\n## {alert}\n" in runbook, alert
+        assert f"runbook: docs/runbook.md#{alert.lower()}\n" in rules, alert
 
 
 def test_image_installs_what_serving_needs_and_no_more() -> None:
