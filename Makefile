@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed
 RUNTIME ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu fuzz bench bench-gpu conformance conformance-buf conformance-kserve perf-analyzer test-containers image-sizes lint lint-deploy lint-proto format stubs lock clean
+.PHONY: help setup demo test test-slow test-gpu fuzz bench bench-gpu results-families results-folklore results-heads results-variants conformance conformance-buf conformance-kserve perf-analyzer test-containers image-sizes lint lint-deploy lint-proto format published stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,18 @@ bench: $(STAMP) ## the server beside plain ONNX Runtime (10 minutes; ARGS=--quic
 
 bench-gpu: $(STAMP) ## on an NVIDIA GPU: parity, then the server beside the limit (out/bench-gpu)
 	@$(BIN)/python -m compare.bench_gpu $(ARGS)
+
+results-families: $(STAMP) ## train, export, serve, compare every family on the digits -> docs/results (30 minutes)
+	@$(BIN)/python -m compare.families $(ARGS)
+
+results-heads: $(STAMP) ## VGG-16 on the digits with lighter heads, fp32 and int8 -> docs/results (8 minutes)
+	@$(BIN)/python -m compare.lighter_heads $(ARGS)
+
+results-variants: $(STAMP) ## every variant of VGG-16, ResNet-50, MobileNetV2: bytes, accuracy, latency -> docs/results (15 minutes)
+	@$(BIN)/python -m export.variants_report $(ARGS)
+
+results-folklore: $(STAMP) ## what is said about training, tried -> docs/results (30 minutes)
+	@$(BIN)/python -m models.folklore $(ARGS)
 
 conformance: $(STAMP) ## the conformance suite (ARGS='--server HOST:PORT': against another server)
 	@$(BIN)/python -m pytest -q tests/conformance $(ARGS)
@@ -105,6 +117,9 @@ format: $(STAMP) ## format the code and mend what ruff can
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 PROTOC = $(BIN)/python -m grpc_tools.protoc -Iserver/pb=proto --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(wildcard proto/*.proto)
+
+published: $(STAMP) ## write models/published.json from torchvision's weight records
+	@$(BIN)/python -m models.published
 
 stubs: $(STAMP) ## generate server/pb from proto/
 	@$(call PROTOC,.)

@@ -14,7 +14,16 @@ from typing import Any
 
 import click
 
-EXTRAS = {"torch": "train", "torchvision": "train", "onnx": "train", "lightning": "train", "sklearn": "train"}
+EXTRAS = {
+    "torch": "train",
+    "torchvision": "train",
+    "onnx": "train",
+    "lightning": "train",
+    "sklearn": "train",
+    "matplotlib": "train",
+    "squarify": "train",
+    "zstandard": "train",
+}
 """Which extra of the package brings a module; others come with [compare]."""
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime 1.32 would otherwise keep a device's id on disk
@@ -26,6 +35,8 @@ COMMANDS = {
     "models": "models",
     "train": "models",
     "export": "export",
+    "adopt": "export",
+    "weigh": "export",
     "infer": "server",
     "compare": "compare",
     "demo": "compare",

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import io
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.build import adaptation
+from models.build import adaptation, drop_auxiliary_heads, on_meta
 from models.build import build as build_network
+from models.heads import Head, restructure
 from models.spec import Architecture, NetweightError, Preprocessing, Published, Weights
-from models.weights import State, read, seed
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from models.state_dict import COUNTER, shapes
+from models.weights import State, read, rebuilt, seed
 
 Input = Literal["uint8", "float32"]
 """``uint8``: the image's pixels, UINT8 [batch, height, width, channels]; ``float32``: FP32 [batch, channels, height,
@@ -27,6 +28,23 @@ NETWORK = "network"
 
 PREPROCESSING = "preprocessing"
 """The attribute of `Deployed` that turns pixels into the network's input: the prefix of its constants' names."""
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """Auxiliary heads that a checkpoint carries and the deployed graph has not."""
+
+    parameters: int
+    bytes: int
+    """Of their tensors in the checkpoint, batch norm's statistics among them."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of them, in words."""
+        if not self.bytes:
+            return ()
+        megabytes = f"{self.bytes / 1e6:.1f} MB"
+        return (f"auxiliary heads only help to train and are left out: {self.parameters:,} parameters, {megabytes}",)
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,14 @@ class Built:
     """Figures printed elsewhere."""
     parameters: int
     """As torch counts them, before batch norm is folded into the convolutions."""
+    data: str | None = None
+    """The data set that the network was trained on, where its weights say so."""
+    head: Mapping[str, Any] | None = None
+    """What took the classifier's place, where something did: see `export.heads`."""
+    auxiliary: Auxiliary = Auxiliary(0, 0)
+    """What the weights have of heads that only help to train."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the weights were read."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -114,11 +140,14 @@ def build(architecture: Architecture, weights: Weights, *, classes: int | None =
             f"{state.weights.source} has {state.classes} classes, asked for were {classes}: leave out --classes, or give "
             "weights that were trained on as many"
         )
+    architecture = rebuilt(architecture, state)
     count = classes or state.classes or architecture.classes
-    network = _network(architecture, state, count).eval().requires_grad_(requires_grad=False)
+    network, auxiliary = _network(architecture, state, count)
     preprocessing = state.preprocessing or architecture.preprocessing
     if state.weights.bytes is None:
         state = replace(state, weights=replace(state.weights, bytes=_saved_bytes(network)))
+    drop_auxiliary_heads(network, architecture)
+    network.eval().requires_grad_(requires_grad=False)
     return Built(
         architecture=architecture,
         weights=state.weights,
@@ -130,30 +159,71 @@ def build(architecture: Architecture, weights: Weights, *, classes: int | None =
         accuracy=state.accuracy,
         published=architecture.published if state.published is None else state.published,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
+        data=state.data,
+        head=state.head,
+        auxiliary=auxiliary,
+        notes=(*state.notes, *auxiliary.notes),
     )
 
 
-def _network(architecture: Architecture, state: State, classes: int) -> nn.Module:
-    """Return the network with its weights in it; tensors of a file are taken as they are, without a copy."""
+def _network(architecture: Architecture, state: State, classes: int) -> tuple[nn.Module, Auxiliary]:
+    """Return the network with its weights in it, and what they have of auxiliary heads.
+
+    Tensors of a file are taken as they are, without a copy; those of auxiliary heads are left in it. A network that draws
+    its own weights still has the heads: a checkpoint of it would.
+    """
     if state.tensors is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed(state.weights))
-            return build_network(architecture, classes)
-    with torch.device("meta"):  # shapes only: what the builder would draw is replaced at once
-        network = build_network(architecture, classes, small_images=state.small_images)
-    _check_fit(network, state, architecture)
-    tensors = {key: each.float() if each.is_floating_point() else each for key, each in state.tensors.items()}
-    network.load_state_dict(tensors, assign=True)
-    return network
+            network = build_network(architecture, classes)
+        return network, _auxiliary(network.state_dict(), network, architecture)
+    # Shapes only: what the builder would draw is replaced at once.
+    network = on_meta(architecture, classes, small_images=state.small_images)
+    auxiliary = _auxiliary(state.tensors, network, architecture)
+    heads = _prefixes(architecture)
+    drop_auxiliary_heads(network, architecture)
+    if state.head:
+        restructure(network, Head.from_dict(state.head), architecture.name)
+    tensors = {key: each for key, each in state.tensors.items() if not key.startswith(heads)}
+    _check_fit(network, tensors, state.weights.source, architecture)
+    _load(network, {key: each.float() if each.is_floating_point() else each for key, each in tensors.items()})
+    return network, auxiliary
 
 
-def _check_fit(network: nn.Module, state: State, architecture: Architecture) -> None:
+def _prefixes(architecture: Architecture) -> tuple[str, ...]:
+    """Return how the names of weights of auxiliary heads begin."""
+    return tuple(f"{head}." for head in architecture.auxiliary_heads)
+
+
+def _auxiliary(tensors: Mapping[str, Tensor], network: nn.Module, architecture: Architecture) -> Auxiliary:
+    """Count what a state dict has of a network's auxiliary heads; buffers are bytes, not parameters."""
+    heads = _prefixes(architecture)
+    held = {key: each for key, each in tensors.items() if key.startswith(heads)}
+    parameters = {key for key, _ in network.named_parameters()}
+    return Auxiliary(
+        sum(each.numel() for key, each in held.items() if key in parameters), sum(each.nbytes for each in held.values())
+    )
+
+
+def _load(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put tensors into a network, in the place of its own; batch norm's counters, which older files lack, begin at 0.
+
+    Modules whose state dict has changed over time look up its version; that of one from elsewhere is taken as today's.
+    """
+    own = network.state_dict()
+    counters = {key: torch.zeros((), dtype=torch.int64) for key in own if key.endswith(COUNTER)}
+    state = OrderedDict({**counters, **tensors})
+    state._metadata = own._metadata  # type: ignore[attr-defined]  # noqa: SLF001 - torch's own name for the versions
+    network.load_state_dict(state, assign=True)
+
+
+def _check_fit(network: nn.Module, tensors: Mapping[str, Tensor], source: str, architecture: Architecture) -> None:
     """Compare names and shapes of a state dict with the network's.
 
     Raises:
         NetweightError: with one line that counts what is missing, unexpected or of another shape, and names the first.
     """
-    expected, got = _shapes(network.state_dict()), _shapes(state.tensors or {})
+    expected, got = shapes(network.state_dict()), shapes(tensors)
     missing = [key for key in expected if key not in got]
     unknown = [key for key in got if key not in expected]
     reshaped = [key for key in expected if key in got and expected[key] != got[key]]
@@ -167,14 +237,9 @@ def _check_fit(network: nn.Module, state: State, architecture: Architecture) -> 
         complaints.append(f"{len(reshaped)} have another shape (the first: {first})")
     if complaints:
         raise NetweightError(
-            f"{state.weights.source} does not fit {architecture.name}: {'; '.join(complaints)}: export it as "
-            "the network that it was trained as"
+            f"{source} does not fit {architecture.name}: {'; '.join(complaints)}: export it as the network that it was "
+            "trained as"
         )
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    """Return shapes by name, but for batch norm's counters, which older files lack and inference does not read."""
-    return {key: list(each.shape) for key, each in tensors.items() if not key.endswith("num_batches_tracked")}
 
 
 class _ByteCount(io.BytesIO):

@@ -28,6 +28,8 @@ def compose(architecture: Architecture, network: nn.Module, images: DataSet, ada
     return {
         "format": FORMAT,
         "architecture": architecture.name,
+        "builder": architecture.builder,
+        "options": dict(architecture.options),
         "classes": len(images.class_names),
         "class_names": list(images.class_names),
         "preprocessing": images.preprocessing.to_dict(),
@@ -35,7 +37,7 @@ def compose(architecture: Architecture, network: nn.Module, images: DataSet, ada
         "data": images.name,
         "accuracy": {
             "data": images.name,
-            "split": "held-out",
+            "split": "validation, which also chose the epoch" if images.heldout_is_validation else "held-out",
             "images": len(images.heldout),
             "top1": fit.accuracy(network, images.preprocessing, images.heldout),
         },

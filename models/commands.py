@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from models.options import hint, network_argument
-
-if TYPE_CHECKING:
-    from models.spec import Architecture, Recipe
-
+from models.options import builder_arguments, builder_options, hint, network_argument
+from models.recipe_options import recipe, recipe_fields, recipe_options
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -29,7 +25,7 @@ def models(context: click.Context, as_json: bool) -> None:
 @models.command("list")
 @json_option
 def list_models(as_json: bool) -> None:
-    """List every network: family, year, parameters, bytes, published accuracy."""
+    """List every network: family, year, parameters, GMACs, bytes, published errors."""
     from models import catalog, listing
 
     click.echo(listing.as_json(catalog.architectures()) if as_json else listing.as_table(catalog.architectures()))
@@ -37,48 +33,115 @@ def list_models(as_json: bool) -> None:
 
 @models.command("show")
 @network_argument
+@click.argument("shapes", nargs=-1)
+@click.option(
+    "--stride", type=int, help="Of conv (1) and pool (the window's height): pixels from one place to the next."
+)
+@click.option("--padding", type=int, help="Of conv and pool: pixels added on each side.  [default: 0]")
+@click.option("--dilation", type=int, help="Of conv and pool: distance between a kernel's values.  [default: 1]")
+@click.option(
+    "--groups", type=int, help="Of conv: each output sees the input's channels divided by this.  [default: 1]"
+)
+@click.option(
+    "--bias/--no-bias", default=None, help="Of conv and linear: one for each output channel.  [default: bias]"
+)
+@builder_options
 @json_option
-def show_model(network: str, as_json: bool) -> None:
-    """Show one network: what it takes, what it weighs, how it is trained, what was published of it."""
-    from models import catalog, listing
+def show_model(
+    network: str,
+    shapes: tuple[str, ...],
+    as_json: bool,
+    builder: str | None,
+    builder_option: tuple[str, ...],
+    **options: Any,
+) -> None:
+    r"""Show one network: what it takes, its layers, where its weight sits, what was published of it.
 
-    architecture = catalog.get(network)
-    click.echo(listing.as_json([architecture]) if as_json else listing.describe(architecture))
+    Or work out a layer: conv IMAGE KERNEL..., pool IMAGE WINDOW..., linear FEATURES FEATURES...
+
+    \b
+    netweight models show vgg16
+    netweight models show efficientnet_b0                 any other of torchvision's
+    netweight models show mine --builder my.nets:mine     or your own
+    netweight models show conv 64x64x3 3x3x16
+    netweight models show conv 62x62x32 1x1x8 3x3x64      one after the other
+    netweight models show pool 224x224x64 2x2 --stride 2
+    netweight models show linear 25088 4096
+    """
+    from models import lookup, show
+    from models.spec import NetweightError
+
+    if network in show.KINDS:
+        click.echo(show.layer_page(network, shapes, as_json=as_json, **options))
+        return
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if shapes or given:
+        raise NetweightError(
+            f"{network} takes no {' '.join([*shapes, *given])}: shapes and their options belong to {', '.join(show.KINDS)}"
+        )
+    architecture = lookup.find(network, builder, builder_arguments(builder_option))
+    click.echo(show.network_page(architecture, as_json=as_json))
 
 
 @click.command()
 @network_argument
-@click.option("--data", default="digits", show_default=True, help="The data set: digits are built in.")
+@builder_options
+@click.option(
+    "--data", default="digits", show_default=True, help="digits, some of them (digits:0-4), or a directory of pictures."
+)
+@click.option(
+    "--size", type=click.IntRange(min=1), help="An image's side in pixels.  [default: the data's or network's]"
+)
+@click.option("--train-images", type=click.IntRange(min=1), help="How many to train on.  [default: all]")
+@click.option(
+    "--unreadable", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True, help="Pictures."
+)
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Where the run is written.  [default: out/runs/NETWORK]"
 )
-@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the data.  [default: the network's recipe]")
-@click.option("--learning-rate", type=float, help="The schedule's peak.  [default: the network's recipe]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Images in a step.  [default: the network's recipe]")
+@recipe_options
+@click.option("--init-from", metavar="CHECKPOINT", help="Another network's best.pt: layers are taken where they match.")
+@click.option("--transfer", metavar="WEIGHTS", help="A checkpoint or published weights: all is taken but the head.")
 @click.option("--seed", default=0, show_default=True, help="Of weights, order and dropout.")
+@click.option(
+    "--keep",
+    type=click.Choice(["best", "last", "all"]),
+    default="best",
+    show_default=True,
+    help="What stays: best.pt alone, last.ckpt too, or epoch-NNN.pt of every epoch too.",
+)
 @click.option("--fresh", is_flag=True, help="Begin anew, even where a run stands that could be resumed or reused.")
-def train(network: str, data: str, output: Path | None, seed: int, fresh: bool, **changes: Any) -> None:
-    """Train a network of the catalogue.
+def train(
+    network: str,
+    builder: str | None,
+    builder_option: tuple[str, ...],
+    output: Path | None,
+    init_from: str | None,
+    transfer: str | None,
+    fresh: bool,
+    **options: Any,
+) -> None:
+    """Train a network.
 
+    What is not given of the recipe (--epochs to --precision) is as the network's own recipe has it.
     A run that was cut off goes on where it was; a finished one is not trained again. The best epoch's weights are in
-    best.pt, each epoch's figures in history.csv, what was reached in run.json.
+    best.pt, each epoch's figures in history.csv and history.png, what was reached in run.json.
     """
-    from models import catalog
+    from models import lookup
     from models.train import train as run
 
-    architecture = catalog.get(network)
-    given = {name: value for name, value in changes.items() if value is not None}
-    recipe = _recipe(architecture, given)
+    architecture = lookup.find(network, builder, builder_arguments(builder_option))
+    given = {name: options.pop(name) for name in recipe_fields()}
     directory = output or Path("out/runs") / network
-    trained = run(architecture, data=data, recipe=recipe, directory=directory, seed=seed, resume=not fresh)
-    click.echo(f"{directory / 'best.pt'}: held-out accuracy {trained.accuracy:.2%}")
-    hint(f"next: netweight export {network} --weights {directory / 'best.pt'}")
-
-
-def _recipe(architecture: Architecture, given: dict[str, Any]) -> Recipe | None:
-    """Return the network's recipe with what was given in its place; None: the network's own, if it has one."""
-    from models.spec import Recipe
-
-    if architecture.recipe is not None:
-        return dataclasses.replace(architecture.recipe, **given)
-    return Recipe(**given) if {"epochs", "learning_rate"} <= given.keys() else None
+    trained = run(
+        architecture,
+        recipe=recipe(architecture, given),
+        directory=directory,
+        init_from=init_from,
+        transfer=transfer,
+        resume=not fresh,
+        **options,
+    )
+    click.echo(f"{directory / 'best.pt'}: {trained.split.partition(',')[0]} accuracy {trained.accuracy:.2%}")
+    own = f" --builder {builder}" if builder else ""
+    hint(f"next: netweight export {network} --weights {directory / 'best.pt'}{own}")

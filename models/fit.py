@@ -2,55 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import models.torchvision_on_cpu  # noqa: F401  (Lightning imports torchvision)
 
 # isort: split
 from lightning.pytorch import LightningModule
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from models import augment, initialize, schedules
+from models.spec import NetweightError
 
+if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
-    from models.data import DataSet, Images
+    from models.batches import Batches, Part
+    from models.data import DataSet
     from models.spec import Preprocessing, Recipe
 
-
-class Batches:
-    """Images in batches, whole batches only when they are shuffled.
-
-    Yields UINT8 [batch, height, width, channels] and INT64 [batch].
-    """
-
-    def __init__(self, images: Images, batch_size: int, order_seed: int | None = None) -> None:
-        self._pixels = torch.from_numpy(images.pixels)
-        self._labels = torch.from_numpy(images.labels)
-        self._batch_size = min(batch_size, len(images))
-        self._order_seed = order_seed
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        whole, rest = divmod(len(self._labels), self._batch_size)
-        return whole + int(rest > 0 and self._order_seed is None)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go through the images, in an order that depends on nothing but the seed."""
-        order = self._order()
-        for start in range(0, len(self) * self._batch_size, self._batch_size):
-            chosen = order[start : start + self._batch_size]
-            yield self._pixels[chosen], self._labels[chosen]
-
-    def _order(self) -> Tensor:
-        """Return the indices of the images in the order of this pass."""
-        if self._order_seed is None:
-            return torch.arange(len(self._labels))
-        return torch.randperm(len(self._labels), generator=torch.Generator().manual_seed(self._order_seed))
+_MEASURED_TOGETHER = 128
+"""Images in a batch of those that nothing is learned from."""
 
 
 class Pixels(nn.Module):
@@ -70,38 +45,34 @@ class Pixels(nn.Module):
         return normalised
 
 
-def shift(pixels: Tensor, most: int) -> Tensor:
-    """Move each image by up to `most` pixels in each direction; zeros come in at the edges.
-
-    Args:
-        pixels: UINT8 [batch, height, width, channels].
-        most: Pixels.
-
-    Returns:
-        UINT8 of the same shape.
-    """
-    batch, height, width, _ = pixels.shape
-    padded = functional.pad(pixels, (0, 0, most, most, most, most))
-    down, right = torch.randint(0, 2 * most + 1, (2, batch, 1))  # drawn on the CPU: the same numbers on any device
-    rows = (down + torch.arange(height))[:, :, None].to(pixels.device)
-    columns = (right + torch.arange(width))[:, None, :].to(pixels.device)
-    return padded[torch.arange(batch, device=pixels.device)[:, None, None], rows, columns]
-
-
 class Fit(LightningModule):
-    """A network, its data and its recipe, with cross-entropy for a loss.
+    """A network, its data and its recipe.
 
-    Every epoch's order and dropout depend on the seed and the epoch alone, so that an epoch that begins from a
-    checkpoint is the epoch that would have followed.
+    Trained on cross-entropy with the recipe's label smoothing, auxiliary heads included by their weight; validated on
+    plain cross-entropy, which other recipes can be compared by. Every epoch's order and dropout depend on the seed and
+    the epoch alone, so that an epoch that begins from a checkpoint is the epoch that would have followed.
     """
 
-    def __init__(self, network: nn.Module, data: DataSet, recipe: Recipe, seed: int) -> None:
+    def __init__(
+        self, network: nn.Module, data: DataSet, recipe: Recipe, seed: int, head: nn.Module | None = None
+    ) -> None:
+        """Store.
+
+        Args:
+            network: Takes FP32 [batch, channels, height, width]; returns logits, FP32 [batch, classes], in training
+                perhaps a tuple of them and those of the auxiliary heads, which are left out (None) in some networks.
+            data: Images.
+            recipe: How to train.
+            seed: Of order and dropout.
+            head: The part of the network that alone is trained in the recipe's first `freeze_epochs`.
+        """
         super().__init__()
         self.network = network
         self.pixels = Pixels(data.preprocessing)
         self._data = data
         self.recipe = recipe
         self._seed = seed
+        self._head = [head] if head is not None else []  # in a list, so that its weights are not held twice
 
     def epoch_seed(self) -> int:
         """Return the seed of the present epoch."""
@@ -109,28 +80,40 @@ class Fit(LightningModule):
 
     def train_dataloader(self) -> Batches:
         """Return the training images in the present epoch's order; Lightning asks again for every epoch."""
-        return Batches(self._data.training, self.recipe.batch_size, self.epoch_seed())
+        return self._data.training.batches(
+            self.recipe.batch_size, order_seed=self.epoch_seed(), augmentation=augment.of(self.recipe)
+        )
 
     def val_dataloader(self) -> Batches:
         """Return the validation images."""
-        return Batches(self._data.validation, len(self._data.validation))
+        return self._data.validation.batches(_MEASURED_TOGETHER)
 
     def on_train_epoch_start(self) -> None:
-        """Seed what dropout draws from."""
+        """Seed what dropout draws from; freeze or thaw."""
         torch.manual_seed(self.epoch_seed())
+        for head in self._head:
+            initialize.freeze(self.network, head, frozen=self.current_epoch < self.recipe.freeze_epochs)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the logits, FP32 [batch, classes], of UINT8 [batch, height, width, channels]."""
+        """Return what the network does, of UINT8 [batch, height, width, channels]."""
         logits: Tensor = self.network(self.pixels(pixels))
         return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         """Return the loss of one batch."""
         pixels, labels = batch
-        if self.recipe.shift_pixels:
-            pixels = shift(pixels, self.recipe.shift_pixels)
-        loss = functional.cross_entropy(self(pixels), labels)
+        loss = self._loss(self(pixels), labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
+        return loss
+
+    def _loss(self, outputs: Tensor | tuple[Tensor | None, ...], labels: Tensor) -> Tensor:
+        """Return the loss of the logits, and of each auxiliary head's by the recipe's weight."""
+        logits, *auxiliary = (outputs,) if isinstance(outputs, Tensor) else outputs
+        smoothing, weight = self.recipe.label_smoothing, self.recipe.auxiliary_weight
+        loss = functional.cross_entropy(logits, labels, label_smoothing=smoothing)  # type: ignore[arg-type]
+        for each in auxiliary:
+            if each is not None:
+                loss = loss + weight * functional.cross_entropy(each, labels, label_smoothing=smoothing)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _index: int) -> None:
@@ -141,30 +124,36 @@ class Fit(LightningModule):
         self.log("validation_loss", functional.cross_entropy(logits, labels), batch_size=len(labels))
         self.log("validation_accuracy", right, batch_size=len(labels))
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make sure that a state to resume from is this network's."""
+        there, here = (
+            {name: own.shape for name, own in each.items()} for each in (checkpoint["state_dict"], self.state_dict())
+        )
+        if there != here:
+            raise NetweightError("last.ckpt is of another network: remove it to train from the beginning")
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return the recipe's optimizer with its one-cycle schedule over all steps (Smith and Topin 2017)."""
-        rate = self.recipe.learning_rate
-        parameters = self.network.parameters()
-        optimizer: torch.optim.Optimizer
-        if self.recipe.optimizer == "adam":
-            optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
-        else:
-            optimizer = torch.optim.SGD(parameters, lr=rate, momentum=0.9, fused=True)
-        steps = self.recipe.epochs * len(self.train_dataloader())
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Return the recipe's optimizer and schedule."""
+        optimizer = schedules.optimizer(self.recipe, self.network.parameters())
+        schedule = schedules.schedule(self.recipe, optimizer, len(self.train_dataloader()))
+        config: Any = {"scheduler": schedule, "interval": "step"}
+        if self.recipe.schedule == "plateau":
+            config |= {"interval": "epoch", "monitor": "validation_loss"}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Tell a schedule of a step; not plateau, which Lightning would tell only after last.ckpt is written."""
+        if metric is None:
+            scheduler.step()
+
+    def on_validation_epoch_end(self) -> None:
+        """Tell plateau of the epoch's validation loss."""
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, ReduceLROnPlateau):
+            schedule.step(float(self.trainer.callback_metrics["validation_loss"]))
 
 
-def initialize(network: nn.Module) -> None:
-    """Draw the weights of convolutions and full layers as He et al. 2015 do for ReLU (Kaiming), biases 0."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-def accuracy(network: nn.Module, preprocessing: Preprocessing, images: Images) -> float:
+def accuracy(network: nn.Module, preprocessing: Preprocessing, images: Part) -> float:
     """Return the top-1 accuracy in evaluation mode, 0..1; the network is left in the mode that it was in."""
     device = next(network.parameters()).device
     pixels = Pixels(preprocessing).to(device)
@@ -173,7 +162,7 @@ def accuracy(network: nn.Module, preprocessing: Preprocessing, images: Images) -
     with torch.inference_mode():
         right = sum(
             int((network(pixels(batch.to(device))).argmax(1).cpu() == labels).sum())
-            for batch, labels in Batches(images, 128)
+            for batch, labels in images.batches(_MEASURED_TOGETHER)
         )
     network.train(training)
     return right / len(images)

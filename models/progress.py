@@ -30,12 +30,13 @@ class Lines(Callback):
         """Report the epoch that has ended."""
         del pl_module
         row = self._history.rows[-1]
-        left = (trainer.max_epochs or 0) - len(self._history.rows)
+        left = 0 if trainer.should_stop else (trainer.max_epochs or 0) - len(self._history.rows)
         each = self._history.seconds / len(self._history.rows)
         remaining = f", about {each * left:.0f} s left" if left else ""
         self._report(
-            f"  epoch {row['epoch']}/{trainer.max_epochs}: loss {row['train_loss']:.3f}, "
-            f"validation accuracy {100 * row['validation_accuracy']:.1f} %, {row['seconds']:.1f} s{remaining}"
+            f"  epoch {row['epoch']}/{trainer.max_epochs}: rate {row['learning_rate']:.2g}, loss {row['train_loss']:.3f}, "
+            f"validation loss {row['validation_loss']:.3f}, accuracy {100 * row['validation_accuracy']:.1f} %, "
+            f"{row['seconds']:.1f} s{remaining}"
         )
 
 
@@ -53,7 +54,8 @@ class Bar(Callback):
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         texts = TextColumn("{task.description}"), TextColumn("{task.fields[figures]}")
-        self._progress = Progress(texts[0], BarColumn(), texts[1], TimeElapsedColumn(), TimeRemainingColumn())
+        times = TimeElapsedColumn(), TimeRemainingColumn()
+        self._progress = Progress(texts[0], BarColumn(bar_width=None), texts[1], *times, expand=True)
         batches = int(trainer.num_training_batches)
         self._progress.add_task(
             self._title,
@@ -84,10 +86,15 @@ class Bar(Callback):
         self.on_train_end()
 
     def _figures(self, trainer: Trainer) -> str:
-        """Return how far it is and what the last epoch reached."""
+        """Return how far it is and what the last epoch reached: its rate, training and validation loss, accuracy."""
         rows = self._history.rows
-        reached = f", accuracy {100 * rows[-1]['validation_accuracy']:.1f} %" if rows else ""
-        return f"epoch {len(rows)}/{trainer.max_epochs}{reached}"
+        if not rows:
+            return f"epoch 0/{trainer.max_epochs}"
+        row = rows[-1]
+        return (
+            f"epoch {len(rows)}/{trainer.max_epochs}, rate {row['learning_rate']:.2g}, loss {row['train_loss']:.3f}/"
+            f"{row['validation_loss']:.3f}, accuracy {100 * row['validation_accuracy']:.1f} %"
+        )
 
 
 def progress(history: History, title: str, report: Callable[[str], None]) -> Callback:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from models.atomic import replacing
 from models.spec import NetweightError, Recipe
@@ -12,7 +12,7 @@ from models.spec import NetweightError, Recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCHEMA = "netweight-run/1"
+SCHEMA = "netweight-run/2"
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,28 @@ class Run:
     """A finished training run."""
 
     directory: Path
-    """Holds best.pt, run.json, history.csv and heldout.npz."""
+    """Holds best.pt, run.json, history.csv, history.png and heldout.npz."""
     epochs: int
+    """That were trained: fewer than the recipe's where it ended early."""
     accuracy: float
-    """0..1: top-1 of the best epoch on the held-out images."""
+    """0..1: top-1 of the best epoch on the held-out images, or where none is held out, on the validation images."""
     seconds: float
     """Of training, over all sessions when it was cut off between."""
     parameters: int
     reused: bool
     """Whether it stood there already, so that nothing was trained."""
+    split: str = "held-out"
+    """What the accuracy is of; of the validation images it says that these also chose the epoch."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Weights that a run starts from."""
+
+    source: str
+    """A checkpoint's directory and name, or torchvision's name for published weights."""
+    sha256: str | None
+    """Of the checkpoint; None for published weights, whose name says which they are."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +49,27 @@ class Request:
     """What a run was asked to do; two runs of equal requests give equal weights on one machine."""
 
     network: str
+    builder: str
     recipe: Recipe
-    seed: int
-    data: str
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of the builder."""
+    data: str = "digits"
+    size: int | None = None
+    """Pixels of an image's side; None: as the data or the network have it."""
+    train_images: int | None = None
+    """How many images to train on; None: all."""
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    """What becomes of pictures that cannot be read."""
+    init_from: Origin | None = None
+    """A network, usually shallower, whose layers are taken where they match."""
+    transfer: Origin | None = None
+    """Weights of the same architecture, all taken but the head's."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as JSON gives them back."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self), default=repr))
+        return plain
 
 
 def best(directory: Path) -> Path:
@@ -54,6 +85,21 @@ def last(directory: Path) -> Path:
 def history(directory: Path) -> Path:
     """Return where the figures of each epoch stand."""
     return directory / "history.csv"
+
+
+def plot(directory: Path) -> Path:
+    """Return where the picture of those figures stands."""
+    return directory / "history.png"
+
+
+def epoch(directory: Path, number: int) -> Path:
+    """Return where the weights of an epoch stand when all are kept."""
+    return directory / f"epoch-{number:03d}.pt"
+
+
+def pictures(directory: Path) -> Path:
+    """Return where it stands what was found out about a folder's pictures, so that they are checked once."""
+    return directory / "pictures.json"
 
 
 def heldout(directory: Path) -> Path:
@@ -81,17 +127,18 @@ def find(directory: Path, request: Request) -> Run | None:
         return None
     return Run(
         directory=directory,
-        epochs=request.recipe.epochs,
+        epochs=record["epochs_trained"],
         accuracy=record["accuracy"]["top1"],
         seconds=record["seconds"],
         parameters=record["parameters"],
         reused=True,
+        split=record["accuracy"]["split"],
     )
 
 
 def write(directory: Path, request: Request, *, finished: bool, facts: dict[str, Any]) -> None:
     """Write run.json: the request, whether it is finished, and the facts beside them."""
-    record = {"schema": SCHEMA, **asdict(request), "finished": finished, **facts}
+    record = {"schema": SCHEMA, **request.to_dict(), "finished": finished, **facts}
     with replacing(directory / "run.json") as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -101,9 +148,17 @@ def _record(directory: Path, request: Request) -> dict[str, Any] | None:
     record = _read(directory)
     if record is None:
         return None
-    found = _request(directory, record)
-    if found != request:
-        wanted, there = _difference(request, found)
+    asked = request.to_dict()
+    if not record.keys() >= asked.keys() or not isinstance(record["recipe"], dict):
+        path = directory / "run.json"
+        raise NetweightError(f"{path} does not say what was asked for: name another --output or remove it")
+    differing = [name for name, value in _flat(asked).items() if _flat(record).get(name) != value]
+    if differing and not best(directory).exists() and not last(directory).exists():
+        return None  # it failed before its first epoch was over: there is nothing to lose
+    if differing:
+        if "network" in differing:
+            differing = [name for name in differing if name != "builder"]  # it is another with another network
+        wanted, there = (_words(_flat(each), differing) for each in (asked, record))
         raise NetweightError(
             f"{directory} holds a run with {there}, and {wanted} was asked for: name another --output or remove it"
         )
@@ -124,29 +179,19 @@ def _read(directory: Path) -> dict[str, Any] | None:
     return record
 
 
-def _request(directory: Path, record: dict[str, Any]) -> Request:
-    """Return what run.json says was asked for."""
-    try:
-        return Request(record["network"], Recipe(**record["recipe"]), record["seed"], record["data"])
-    except (KeyError, TypeError):
-        path = directory / "run.json"
-        raise NetweightError(f"{path} does not say what was asked for: name another --output or remove it") from None
-
-
 def _whole(directory: Path, record: dict[str, Any]) -> bool:
     """Return whether the files of a finished run are all there, the weights with as many bytes as were written."""
     weights = best(directory)
     return weights.is_file() and weights.stat().st_size == record["best"]["bytes"] and heldout(directory).is_file()
 
 
-def _difference(asked: Request, there: Request) -> tuple[str, str]:
-    """Return what differs between two requests, each side in words."""
-    left, right = (
-        {"network": request.network, "seed": request.seed, "data": request.data, **asdict(request.recipe)}
-        for request in (asked, there)
-    )
-    differing = [name for name in left if left[name] != right[name]]
-    return (
-        ", ".join(f"{name.replace('_', ' ')} {left[name]}" for name in differing),
-        ", ".join(f"{name.replace('_', ' ')} {right[name]}" for name in differing),
-    )
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what was asked for: the recipe's fields among the others, weights by their sum if they have one."""
+    origins = {name: record[name] for name in ("init_from", "transfer") if record[name]}
+    sums = {name: given["sha256"] or given["source"] for name, given in origins.items()}
+    return {**{name: value for name, value in record.items() if name != "recipe"}, **record["recipe"], **sums}
+
+
+def _words(record: dict[str, Any], names: list[str]) -> str:
+    """Say a few of its fields."""
+    return ", ".join(f"{name.replace('_', ' ')} {record.get(name)}" for name in names)

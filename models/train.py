@@ -1,113 +1,148 @@
-"""Training: a network of the catalogue, a data set and a recipe become a directory with the best weights."""
+"""Training: a network, a data set and a recipe become a directory with the best weights."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import platform
 import shutil
-import signal
-import warnings
-from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from models import catalog, memory, run
+from models import catalog, run
 from models.spec import Architecture, NetweightError, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from torch import nn
+    from models.data import DataSet
 
-    from models.epochs import Best, History
-    from models.fit import Fit
+Keep = Literal["best", "last", "all"]
 
 _FREE_BYTES_FOR_EACH_PARAMETER = 32
 """best.pt (4 bytes), last.ckpt with Adam's two moments (12), and the same again while they are replaced."""
+_BYTES_OF_A_PARAMETER = 4
 
 
-def train(
+def train(  # noqa: PLR0913  all that a run can be asked for, each with its default
     architecture: Architecture,
     *,
     data: str = "digits",
+    size: int | None = None,
+    train_images: int | None = None,
+    unreadable: Literal["refuse", "skip"] = "refuse",
     recipe: Recipe | None = None,
     directory: Path,
     seed: int = 0,
+    init_from: Path | str | None = None,
+    transfer: Path | str | None = None,
+    keep: Keep = "best",
     resume: bool = True,
     report: Callable[[str], None] = print,
 ) -> run.Run:
     """Train a network, or go on where a run was cut off, or take the finished run that stands there.
 
     The directory holds afterwards ``best.pt`` (the weights of the epoch with the lowest validation loss),
-    ``heldout.npz`` (images that neither trained nor chose anything), ``history.csv`` (a row for each epoch) and
-    ``run.json``. While the run is unfinished it holds ``last.ckpt`` too.
+    ``heldout.npz`` (images that neither trained nor chose anything), ``history.csv`` (a row for each epoch),
+    ``history.png`` (their picture) and ``run.json``; of a folder also ``pictures.json`` (which of its pictures can be
+    read). While the run is unfinished it holds ``last.ckpt`` too.
 
     Args:
         architecture: The record of the network.
-        data: The name of the data set.
+        data: The name of the data set, or a directory of class folders.
+        size: The side of an image in pixels; None: as the data or the network have it.
+        train_images: How many images to train on; None: all.
+        unreadable: What becomes of pictures that cannot be read.
         recipe: How to train; None: as the network's record says.
         directory: Where to write; made if it is not there.
         seed: Of the first weights, the order of the images and dropout. The same seed on the same machine, with the
             same number of threads, gives the same weights to the last bit, whether or not the run was cut off; on a
             GPU nearly so.
+        init_from: The best.pt of another network, usually a shallower one, whose layers are taken where they match.
+        transfer: Weights of this architecture, a checkpoint or torchvision's name, all taken but the head's.
+        keep: What stays at the end besides best.pt: nothing, last.ckpt, or every epoch's weights as epoch-NNN.pt.
         resume: False: train from the beginning, even if this very run stands there, finished or not.
         report: Takes a line of text for every epoch. With `print` and a terminal, a progress bar takes their place.
 
     Raises:
-        NetweightError: unknown data, no recipe, a run of another request in the directory, a broken last.ckpt, no
-            room, a directory that cannot be written.
+        NetweightError: unknown data, no recipe, weights that do not fit, a run of another request in the directory, a
+            broken last.ckpt, no room, a directory that cannot be written, a loss that is no number.
     """
-    request = run.Request(architecture.name, recipe or _recipe(architecture), seed, data)
+    request = run.Request(
+        network=architecture.name,
+        builder=architecture.builder,
+        options=dict(architecture.options),
+        recipe=recipe or _recipe(architecture),
+        seed=seed,
+        data=data,
+        size=size,
+        train_images=train_images,
+        unreadable=unreadable,
+        init_from=_origin(init_from),
+        transfer=_origin(transfer),
+    )
+    _check(request)
     try:
         if resume and (finished := run.find(directory, request)):
-            run.last(directory).unlink(missing_ok=True)  # if it was killed between its last two steps
+            if keep != "last":
+                run.last(directory).unlink(missing_ok=True)  # if it was killed between its last two steps
             report(f"{architecture.title}: trained before, {_reached(finished)}")
             return finished
         _begin(directory, request, resume=resume)
-        return _train(architecture, request, directory, report)
+        return _train(architecture, request, directory, keep, report)
     except OSError as failure:
         where = failure.filename or directory
         reason = failure.strerror or failure
         raise NetweightError(f"cannot write {where} ({reason}): name another --output, or mend it there") from failure
 
 
-def _train(architecture: Architecture, request: run.Request, directory: Path, report: Callable[[str], None]) -> run.Run:
+def _train(
+    architecture: Architecture, request: run.Request, directory: Path, keep: Keep, report: Callable[[str], None]
+) -> run.Run:
     """Build, fit, and write what was reached."""
     # Read when torch loads OpenMP: threads that spin while they wait halve the speed where others share the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from models import build, checkpoint, data, epochs, fit
+    from models import build, checkpoint, data, epochs, fit, progress, start, trainer
 
-    images = data.load(request.data, architecture.preprocessing.channels)
+    trainer.precision(request.recipe)  # before any work, if this machine cannot
+    title = architecture.title
+    images = _images(architecture, request, directory, report)
     small = images.preprocessing.height < build.SMALL_IMAGE_PIXELS
     adaptation = build.adaptation(architecture, small)
-    network = _network(architecture, request, len(images.class_names), small)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    _check_room(directory, parameters)
+    begun = start.begin(architecture, request, len(images.class_names), images.preprocessing, small_images=small)
+    images = data.normalised_as(images, begun.normalisation)
+    parameters = sum(parameter.numel() for parameter in begun.network.parameters())
+    _check_room(directory, parameters, request.recipe.epochs if keep == "all" else 0)
     data.write_heldout(images, run.heldout(directory))
 
-    history = epochs.History(directory)
-    best = epochs.Best(directory, lambda: checkpoint.compose(architecture, network, images, adaptation))
-    report(f"{architecture.title}: {_plan(request, parameters, directory)}")
-    _fit(fit.Fit(network, images, request.recipe, request.seed), directory, history, best, architecture.title, report)
-    if not best.epoch:
-        raise NetweightError(
-            f"{architecture.name} did not learn, its loss was not a number after any epoch: "
-            f"train with a learning rate below {request.recipe.learning_rate}"
-        )
+    history = epochs.History(directory, architecture.name, request.data)
+    best = epochs.Best(
+        directory,
+        lambda: checkpoint.compose(architecture, begun.network, images, adaptation),
+        all_kept=keep == "all",
+    )
+    report(f"{title}: {_plan(request, parameters, directory)}")
+    if begun.said:
+        report(f"{title}: {begun.said}")
+    module = fit.Fit(begun.network, images, request.recipe, request.seed, begun.head)
+    last = epochs.Last(directory, kept=keep == "last")
+    trainer.fit(module, directory, [history, best, last, progress.progress(history, title, report)])
+    history.draw()
     reached = run.Run(
         directory=directory,
-        epochs=request.recipe.epochs,
+        epochs=len(history.rows),
         accuracy=best.accuracy["top1"],
         seconds=round(history.seconds, 3),
         parameters=parameters,
         reused=False,
+        split=best.accuracy["split"],
     )
     facts = {
         "adaptation": adaptation,
         "parameters": parameters,
+        "start": begun.said,
+        "epochs_trained": reached.epochs,
         "best_epoch": best.epoch,
         "accuracy": best.accuracy,
         "images": {part: len(getattr(images, part)) for part in ("training", "validation", "heldout")},
@@ -116,78 +151,49 @@ def _train(architecture: Architecture, request: run.Request, directory: Path, re
         "tools": _tools(),
     }
     run.write(directory, request, finished=True, facts=facts)
-    run.last(directory).unlink(missing_ok=True)
-    report(f"{architecture.title}: {_reached(reached)}")
+    if keep != "last":
+        run.last(directory).unlink(missing_ok=True)
+    early = f"; it ended early, after epoch {reached.epochs}" if reached.epochs < request.recipe.epochs else ""
+    report(f"{title}: {_reached(reached)}; best was epoch {best.epoch}{early}")
     return reached
 
 
-def _network(architecture: Architecture, request: run.Request, classes: int, small_images: bool) -> nn.Module:
-    """Build the network with the seed's weights, laid out as convolutions on a CPU read them."""
-    import torch
+def _images(
+    architecture: Architecture, request: run.Request, directory: Path, report: Callable[[str], None]
+) -> DataSet:
+    """Load the data as the request has it."""
+    from models import data
 
-    from models import build, fit
-
-    torch.manual_seed(request.seed)
-    network = build.build(architecture, classes, small_images)
-    if request.recipe.initialization == "kaiming":
-        fit.initialize(network)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub leaves it out
-    return network
-
-
-def _fit(module: Fit, directory: Path, history: History, best: Best, title: str, report: Callable[[str], None]) -> None:
-    """Run all epochs, or those that last.ckpt leaves."""
-    from models import epochs, progress
-
-    # isort: split
-    from lightning.pytorch import Trainer
-
-    last = run.last(directory)
-    with _quiet():
-        trainer = Trainer(
-            max_epochs=module.recipe.epochs,
-            accelerator="auto",
-            devices=1,
-            callbacks=[history, best, epochs.Last(directory), progress.progress(history, title, report)],
-            plugins=[epochs.Files()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,
-        )
-        with _interruptible(), memory.kept():
-            trainer.fit(module, ckpt_path=last if last.exists() else None)
+    return data.load(
+        request.data,
+        architecture.preprocessing.channels,
+        size=request.size,
+        train_images=request.train_images,
+        unreadable=request.unreadable,
+        seed=request.seed,
+        like=architecture.preprocessing,
+        cache=run.pictures(directory),
+        report=report,
+    )
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C be what it is elsewhere: Lightning exits the process instead, and ignores the next ones."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as stopped:
-        if not isinstance(stopped.__context__, KeyboardInterrupt):
-            raise
-        signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from None
+def _origin(given: Path | str | None) -> run.Origin | None:
+    """Say which weights were given."""
+    if given is None:
+        return None
+    from models import start
+
+    return start.origin(str(given))
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's advice to developers from the user."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+def _check(request: run.Request) -> None:
+    """Make sure that what was asked for of the first weights goes together."""
+    if request.init_from and request.transfer:
+        raise NetweightError("--init-from and --transfer both give the first weights: leave one out")
+    if request.init_from and not request.init_from.sha256:
+        raise NetweightError(f"--init-from takes a file, a training run's best.pt, got {request.init_from.source!r}")
+    if request.recipe.freeze_epochs and not request.transfer:
+        raise NetweightError("--freeze-epochs keeps what --transfer took: give --transfer too, or leave it out")
 
 
 def _recipe(architecture: Architecture) -> Recipe:
@@ -209,9 +215,9 @@ def _begin(directory: Path, request: run.Request, *, resume: bool) -> None:
     run.write(directory, request, finished=False, facts={})
 
 
-def _check_room(directory: Path, parameters: int) -> None:
-    """Make sure that the checkpoints will fit."""
-    needed = parameters * _FREE_BYTES_FOR_EACH_PARAMETER
+def _check_room(directory: Path, parameters: int, kept: int) -> None:
+    """Make sure that the checkpoints will fit, and as many epochs' weights as are kept."""
+    needed = parameters * (_FREE_BYTES_FOR_EACH_PARAMETER + kept * _BYTES_OF_A_PARAMETER)
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise NetweightError(
@@ -240,4 +246,10 @@ def _plan(request: run.Request, parameters: int, directory: Path) -> str:
 
 def _reached(reached: run.Run) -> str:
     """Say what came of it."""
-    return f"{100 * reached.accuracy:.1f} % of the held-out images right, {reached.seconds:.0f} s of training"
+    return f"{100 * reached.accuracy:.1f} % of the {_images_of(reached)} right, {reached.seconds:.0f} s of training"
+
+
+def _images_of(reached: run.Run) -> str:
+    """Say what the accuracy is of."""
+    split, *warning = reached.split.split(", ", 1)
+    return f"{split} images{''.join(f' ({each})' for each in warning)}"

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
-import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-import models.torchvision_on_cpu  # noqa: F401 - before torchvision, which is imported below when it is needed
+from models import published_weights, state_dict
 from models.spec import Architecture, NetweightError, Preprocessing, Published, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import torch
 
 CHECKPOINT_FORMAT = "netweight-checkpoint/1"
 """What `models.train` writes into the checkpoints that it makes."""
@@ -31,7 +29,10 @@ class State:
     weights: Weights
     """As given, with the file's SHA-256 and bytes."""
     tensors: Mapping[str, torch.Tensor] | None = None
-    """The state dict, mapped from the file where its format allows; None: the network draws its own."""
+    """The state dict, mapped from the file where its format allows; None: the network draws its own.
+
+    Of a network with auxiliary heads it may hold these too.
+    """
     classes: int | None = None
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
@@ -41,6 +42,14 @@ class State:
     """As the training run measured it in torch."""
     published: tuple[Published, ...] | None = None
     """Figures that belong to these very weights; None: those of the architecture."""
+    data: str | None = None
+    """The data set that the network was trained on, as `models.data.load` names it."""
+    head: Mapping[str, Any] | None = None
+    """What took the classifier's place (`models.heads`), and all that is known of it; None: nothing did."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the builder that the network was trained with; those that are missing are the record's."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the weights were read."""
 
 
 def parse(text: str) -> Weights:
@@ -82,38 +91,34 @@ def seed(weights: Weights) -> int:
     return int(weights.source.removeprefix("seed "))
 
 
+def rebuilt(architecture: Architecture, state: State) -> Architecture:
+    """Return the record of the very network that the weights are of: with the options that it was trained with.
+
+    Nothing was published of a network with other options than the record's.
+    """
+    options = {**dict(architecture.options), **state.options}
+    published = architecture.published if options == dict(architecture.options) else ()
+    return replace(architecture, options=tuple(options.items()), published=published)
+
+
 def _read_checkpoint(weights: Weights, architecture: Architecture) -> State:
-    """Read a checkpoint of `models.train`, or a plain state dict such as torchvision's .pth files."""
+    """Read a checkpoint of `models.train`, of Lightning or another program, or a state dict such as torchvision's files."""
     path = Path(weights.source)
-    content = _load(path)
+    content = state_dict.load(path)
     described = replace(weights, source="/".join(path.parts[-2:]), sha256=_sha256(path), bytes=path.stat().st_size)
     if content.get("format") == CHECKPOINT_FORMAT:
         return _netweight_state(described, content, architecture)
-    if content and all(isinstance(each, torch.Tensor) for each in content.values()):
-        return State(described, content, classes=_last_layer_classes(content))
-    raise NetweightError(
-        f"{path} is not a checkpoint that netweight reads: expected {CHECKPOINT_FORMAT} (a training run's best.pt) or a "
-        f"plain state dict of tensors, got a file with the keys {_few(map(str, content))}"
-    )
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """Unpickle tensors and plain values only; map the tensors' bytes rather than read them, where the format allows."""
-    if not path.is_file():
+    tensors = state_dict.unwrap(content)
+    if tensors is None:
         raise NetweightError(
-            f"no checkpoint at {path}: give --weights a file that exists, `random`, or published weights"
+            f"{path} is not a checkpoint that netweight reads: expected {CHECKPOINT_FORMAT} (a training run's best.pt), a "
+            f"state dict of tensors, or one under {' or '.join(state_dict.WRAPPERS)}; got a file with the keys "
+            f"{_few(map(str, content))}"
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise NetweightError(
-            f"{path} is not a checkpoint: expected a file that torch.save wrote with tensors and plain values only, but "
-            f"reading it failed with: {reason}"
-        ) from error
-    if not isinstance(content, dict):
-        raise NetweightError(f"{path} is not a checkpoint: expected a state dict, got a {type(content).__name__}")
-    return content
+    if record := published_weights.of_file(path, described.sha256 or "", architecture):
+        return _published_state(record, path, architecture)
+    fitted, notes = state_dict.fit(tensors, architecture)
+    return State(described, fitted, classes=state_dict.classes(fitted, architecture), notes=notes)
 
 
 def _netweight_state(weights: Weights, content: dict[str, Any], architecture: Architecture) -> State:
@@ -123,6 +128,9 @@ def _netweight_state(weights: Weights, content: dict[str, Any], architecture: Ar
             f"{weights.source} is a checkpoint of {content['architecture']}, not of {architecture.name}: export it as "
             f"{content['architecture']}, or give a checkpoint of {architecture.name}"
         )
+    head = content.get("head")
+    if head and head["origin"]["kind"] == "random":
+        weights = replace(weights, kind="random")  # a lighter head does not make a trained network of it
     return State(
         weights,
         content["state_dict"],
@@ -131,68 +139,56 @@ def _netweight_state(weights: Weights, content: dict[str, Any], architecture: Ar
         preprocessing=Preprocessing.from_dict(content["preprocessing"]),
         small_images=content["adaptation"] is not None,
         accuracy=content["accuracy"],
+        data=content.get("data"),
+        head=head,
+        options=_options(weights, content, architecture),
     )
 
 
-def _last_layer_classes(tensors: Mapping[str, torch.Tensor]) -> int | None:
-    """Return how many outputs the last linear layer or convolution of a state dict has."""
-    matrices = [tensor for tensor in tensors.values() if tensor.dim() in {2, 4}]
-    return matrices[-1].shape[0] if matrices else None
+def _options(weights: Weights, content: dict[str, Any], architecture: Architecture) -> dict[str, Any]:
+    """Return the builder's options in a checkpoint.
+
+    Its builder must be the one that the catalogue or the command line names: a checkpoint does not choose what is run.
+
+    Raises:
+        NetweightError: it was trained by another builder, or with another value of an option.
+    """
+    builder = content.get("builder", architecture.builder)
+    if builder != architecture.builder:
+        raise NetweightError(
+            f"{weights.source} was trained with the builder {builder}, not with {architecture.builder}: give --builder "
+            f"{builder}, if you trust it"
+        )
+    options: dict[str, Any] = content.get("options") or {}
+    for name, value in architecture.options:
+        if name in options and options[name] != value:
+            raise NetweightError(
+                f"{weights.source} was trained with the builder's option {name}={options[name]!r}, asked for was "
+                f"{value!r}: leave out --builder-option {name}"
+            )
+    return options
 
 
 def _read_published(weights: Weights, architecture: Architecture) -> State:
-    """Let torchvision download its own weights into torch's cache, or find them there."""
-    record = _published_record(weights.source, architecture)
-    address = str(record.url)
-    file = Path(torch.hub.get_dir()) / "checkpoints" / address.rpartition("/")[2]
-    try:
-        tensors = record.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise NetweightError(
-            f"cannot get {architecture.name}'s published weights {record.name} from {address}: {reason}; mend the network, "
-            f"or fetch the file elsewhere and put it at {file}, or give its path to --weights"
-        ) from error
-    crop = record.transforms()
-    (size,) = crop.crop_size
+    """Let torch fetch torchvision's own weights into its cache, or find them there."""
+    record = published_weights.record(weights.source, architecture)
+    return _published_state(record, published_weights.fetch(record, architecture), architecture)
+
+
+def _published_state(record: Any, file: Path, architecture: Architecture) -> State:
+    """Read a file of published weights."""
+    described = Weights("published", f"torchvision {record.name}", _sha256(file), file.stat().st_size)
+    tensors, notes = state_dict.fit(state_dict.load(file), architecture)
+    facts = published_weights.facts(record, architecture)
     return State(
-        Weights("published", f"torchvision {record.name}", _sha256(file), file.stat().st_size),
+        described,
         tensors,
-        classes=len(record.meta["categories"]),
-        class_names=tuple(record.meta["categories"]),
-        preprocessing=Preprocessing(
-            height=size,
-            width=size,
-            channels=len(crop.mean),
-            mean=tuple(crop.mean),
-            std=tuple(crop.std),
-            resize=crop.resize_size[0],
-            interpolation=crop.interpolation.value,
-        ),
-        published=tuple(
-            Published(figures["acc@1"], figures["acc@5"], data, f"torchvision {record.name}")
-            for data, figures in record.meta["_metrics"].items()
-        ),
+        classes=len(facts.class_names),
+        class_names=facts.class_names,
+        preprocessing=facts.preprocessing,
+        published=facts.published,
+        notes=(*published_weights.doubts(record, described.sha256 or ""), *notes),
     )
-
-
-def _published_record(name: str, architecture: Architecture) -> Any:
-    """Find torchvision's record of published weights by its name; ``DEFAULT`` is the best that there is."""
-    from torchvision.models import get_model_weights
-
-    try:
-        records = get_model_weights(architecture.name)
-    except ValueError as error:
-        raise NetweightError(
-            f"no weights {name!r} for {architecture.name}: torchvision publishes none for it and no such file exists; give "
-            "--weights a checkpoint or `random`"
-        ) from error
-    if name not in records.__members__:
-        there = ", ".join(sorted({*records.__members__, "DEFAULT"}))
-        raise NetweightError(
-            f"no weights {name!r} for {architecture.name}: no such file exists, and torchvision publishes {there}"
-        )
-    return records[name]
 
 
 def _sha256(path: Path) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +17,7 @@ from models import catalog
 from models.build import build as build_network
 from models.spec import NetweightError, Preprocessing
 from models.weights import parse
-from tests.test_weights import netweight_checkpoint, saved
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.test_weights import cached, drawn, netweight_checkpoint, saved
 
 LENET5, MOBILENET = catalog.get("lenet5"), catalog.get("mobilenet_v2")
 RANDOM = parse("random")
@@ -141,3 +142,107 @@ def test_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
     saved(tensors, tmp_path / "wide.pth")
     message = refusal(str(tmp_path / "wide.pth"))
     assert "1 have another shape (the first: features.c1.weight, expected [6, 1, 5, 5], got [8, 1, 5, 5])" in message
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_every_network_is_deployed_without_what_only_trains_it(name: str) -> None:
+    """Auxiliary heads are gone, dropout and batch norm are those of inference; parameters are the record's."""
+    architecture = catalog.get(name)
+    with torch.device("meta"):  # shapes only
+        built = build(architecture, RANDOM)
+    assert built.parameters == architecture.parameters
+    assert not any(module.training for module in built.module.modules())
+    assert not any(parameter.requires_grad for parameter in built.module.parameters())
+    heads = [child for child, _ in built.module.network.named_children() if child.lower().startswith("aux")]
+    assert heads == []
+    assert (built.auxiliary.parameters > 0) == bool(architecture.auxiliary_heads)
+
+
+@pytest.mark.parametrize(("name", "dropped", "side"), [("googlenet", 6_379_984, 224), ("inception_v3", 3_326_696, 299)])
+def test_published_weights_answer_as_torchvisions_own_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, dropped: int, side: int
+) -> None:
+    """The same pixels give what torchvision's builder gives of these weights with its preprocessing.
+
+    Its networks turn the usual normalisation into another inside themselves (transform_input); and the heads that its
+    files carry are dropped: 13.0 and 27.2 million parameters become 6.6 and 23.8.
+    """
+    from torchvision import models as zoo
+
+    architecture = catalog.get(name)
+    record = zoo.get_model_weights(name).DEFAULT
+    cached(record, architecture, tmp_path, monkeypatch)
+    built = build(architecture, parse("DEFAULT"))
+    assert (built.auxiliary.parameters, built.preprocessing.height) == (dropped, side)
+    assert built.auxiliary.bytes >= 4 * dropped
+    assert f"are left out: {dropped:,} parameters" in built.notes[-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the heads in the file are untrained
+        theirs = zoo.get_model(name, weights=record).eval()
+    pixels = built.images(1, seed=0)[:, :96, :96]  # smaller, to be quick
+    normalised = record.transforms(crop_size=96, resize_size=96)(pixels.permute(0, 3, 1, 2))
+    with torch.inference_mode():
+        expected, given = theirs(normalised), built.module(pixels)[0]
+    torch.testing.assert_close(given, expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
+
+
+def test_heads_that_a_checkpoint_has_not_are_not_missed(tmp_path: Path) -> None:
+    """A checkpoint without auxiliary heads fits as well; one with other tensors does not."""
+    architecture = catalog.get("googlenet")
+    tensors = drawn(architecture, 10, deployed=True)
+    built = build(architecture, saved(tensors, tmp_path / "plain.pth"))
+    assert (built.auxiliary.parameters, len(built.class_names)) == (0, 10)
+    with pytest.raises(NetweightError, match=r"1 are unknown \(the first: head\.weight\)"):
+        build(architecture, saved({**tensors, "head.weight": torch.zeros(2)}, tmp_path / "more.pth"))
+
+
+def test_published_densenets_have_former_names(tmp_path: Path) -> None:
+    """Files of before 2019 have dots in the names of DenseNet's layers, and no counters of batch norm."""
+    densenet, tensors = catalog.get("densenet121"), drawn(catalog.get("densenet121"))
+    former = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))", r"\1.", name): tensor
+        for name, tensor in tensors.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in former
+    built = build(densenet, saved(former, tmp_path / "densenet121.pth"))
+    for name, tensor in built.module.network.state_dict().items():
+        assert torch.equal(tensor, tensors[name])
+
+
+def test_published_weights_bring_their_preprocessing_and_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ResNet-50's second weights are cropped from 232 pixels and have their own published accuracy, not the first's."""
+    from torchvision.models import ResNet50_Weights
+
+    architecture = catalog.get("resnet50")
+    cached(ResNet50_Weights.IMAGENET1K_V2, architecture, tmp_path, monkeypatch)
+    built = build(architecture, parse("IMAGENET1K_V2"))
+    assert (built.preprocessing.height, built.preprocessing.resize, built.preprocessing.interpolation) == (
+        224,
+        232,
+        "bilinear",
+    )
+    assert [(each.top1_percent, each.top5_percent, each.source) for each in built.published] == [
+        (80.858, 95.434, "torchvision IMAGENET1K_V2")
+    ]
+    assert built.class_names[:2] == ("tench", "goldfish")
+    assert built.accuracy is None
+
+
+def test_options_of_the_builder_come_with_the_checkpoint(tmp_path: Path) -> None:
+    """A network of a quarter of the width, trained so, is exported so."""
+    narrow: dict[str, Any] = {"width_mult": 0.25}
+    network = build_network(replace(MOBILENET, options=tuple(narrow.items())), 3)
+    content = netweight_checkpoint(
+        architecture="mobilenet_v2",
+        builder=MOBILENET.builder,
+        options=narrow,
+        preprocessing=MOBILENET.preprocessing.to_dict(),
+        state_dict=network.state_dict(),
+    )
+    built = build(MOBILENET, saved(content, tmp_path / "best.pt"))
+    assert built.parameters == sum(each.numel() for each in network.parameters())
+    assert dict(built.architecture.options) == narrow
+    assert built.published == ()

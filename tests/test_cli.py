@@ -14,7 +14,20 @@ from click.testing import CliRunner, Result
 
 import netweight
 
-COMMANDS = ("serve", "health", "token", "models", "train", "export", "infer", "compare", "demo", "completion")
+COMMANDS = (
+    "serve",
+    "health",
+    "token",
+    "models",
+    "train",
+    "export",
+    "adopt",
+    "weigh",
+    "infer",
+    "compare",
+    "demo",
+    "completion",
+)
 
 
 def run(*arguments: str) -> Result:
@@ -67,7 +80,7 @@ def test_models_lists_and_shows() -> None:
 
 
 FAILURES: dict[str, tuple[list[str], int, str]] = {
-    "unknown network": (["models", "show", "vgg61"], 1, "did you mean vgg16"),
+    "unknown network": (["models", "show", "vgg61"], 1, "did you mean vgg"),
     "unknown network to train": (["train", "lenet"], 1, "did you mean lenet5"),
     "unknown network to export": (["export", "resnet"], 1, "unknown network 'resnet'"),
     "missing checkpoint": (["export", "lenet5", "--weights", "nosuch.pt"], 1, "no checkpoint at nosuch.pt"),

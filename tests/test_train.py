@@ -1,4 +1,4 @@
-"""models/train.py and what it is made of: runs that are cut off, resumed, reused, refused."""
+"""models/train.py and what it is made of: runs that are trained, reused, refused; tests/test_resume.py cuts them off."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -18,25 +19,14 @@ import numpy as np
 import pytest
 import torch
 
-from models import build, catalog, data, fit
+from models import build, catalog, fit
+from models.batches import Images
 from models.run import Run
 from models.spec import NetweightError, Preprocessing, Recipe
 from models.train import train
 
 LENET = catalog.get("lenet5")
-SHORT = Recipe(epochs=3, learning_rate=0.005, batch_size=64, shift_pixels=1)
-CUT = """
-import os, signal, sys
-from pathlib import Path
-from tests.test_train import LENET, SHORT
-from models.train import train
-
-def report(line):
-    if line.startswith("  epoch 2/"):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-train(LENET, recipe=SHORT, directory=Path(sys.argv[1]), report=report)
-"""
+SHORT = Recipe(epochs=3, learning_rate=0.005, batch_size=64, augmentation="shift", shift_pixels=1)
 
 
 def silent(_: str) -> None:
@@ -67,22 +57,6 @@ def copy(uncut: Run, tmp_path: Path) -> Path:
     return Path(shutil.copytree(uncut.directory, tmp_path / "run"))
 
 
-def test_killed_run_resumes_to_the_same_weights(uncut: Run, tmp_path: Path) -> None:
-    """Killed after its second epoch and started again, a run ends with the uncut run's weights to the last bit."""
-    killed = subprocess.run([sys.executable, "-c", CUT, str(tmp_path)], cwd=Path(__file__).parents[1], check=False)
-    assert killed.returncode < 0
-    assert (tmp_path / "last.ckpt").exists()
-    lines: list[str] = []
-    resumed = train(LENET, recipe=SHORT, directory=tmp_path, report=lines.append)
-    assert "going on" in lines[0]
-    assert [line.split(":")[0] for line in lines[1:-1]] == ["  epoch 3/3"]
-    assert resumed.accuracy == uncut.accuracy
-    ours, theirs = (read(directory)["state_dict"] for directory in (tmp_path, uncut.directory))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert figures(tmp_path) == figures(uncut.directory)
-
-
 def test_interrupted_run_goes_on(uncut: Run, tmp_path: Path) -> None:
     """Ctrl-C stops a run as it stops any program; started again, it ends with the uncut run's weights."""
     handler = signal.getsignal(signal.SIGINT)
@@ -94,9 +68,16 @@ def test_interrupted_run_goes_on(uncut: Run, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(LENET, recipe=SHORT, directory=tmp_path, report=interrupt)
     assert signal.getsignal(signal.SIGINT) is handler
-    train(LENET, recipe=SHORT, directory=tmp_path, report=silent)
+    assert (tmp_path / "last.ckpt").exists()
+    lines: list[str] = []
+    resumed = train(LENET, recipe=SHORT, directory=tmp_path, report=lines.append)
+    assert "going on" in lines[0]
+    assert [line.split(":")[0] for line in lines[1:-1]] == ["  epoch 3/3"]
+    assert resumed.accuracy == uncut.accuracy
     ours, theirs = (read(directory)["state_dict"] for directory in (tmp_path, uncut.directory))
+    assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert figures(tmp_path) == figures(uncut.directory)
 
 
 def test_state_of_an_unknown_run_is_not_resumed(uncut: Run, tmp_path: Path) -> None:
@@ -115,7 +96,7 @@ def test_loss_that_is_no_number_is_one_line(tmp_path: Path) -> None:
 def test_files_of_a_finished_run(uncut: Run) -> None:
     """A finished run leaves the best weights, its record, a row for each epoch, the held-out images, nothing else."""
     names = {path.name for path in uncut.directory.iterdir()}
-    assert names == {"best.pt", "run.json", "history.csv", "heldout.npz"}
+    assert names == {"best.pt", "run.json", "history.csv", "history.png", "heldout.npz"}
     rows = figures(uncut.directory)
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     record = json.loads((uncut.directory / "run.json").read_text())
@@ -136,7 +117,7 @@ def test_checkpoint_says_all_that_is_needed(uncut: Run) -> None:
     network = build.build(catalog.get(checkpoint["architecture"]), checkpoint["classes"], small_images=True)
     network.load_state_dict(checkpoint["state_dict"])
     with np.load(uncut.directory / "heldout.npz") as file:
-        heldout = data.Images(file["images"], file["labels"])
+        heldout = Images(file["images"], file["labels"])
     reached = fit.accuracy(network, Preprocessing.from_dict(checkpoint["preprocessing"]), heldout)
     assert checkpoint["accuracy"] == {"data": "digits", "split": "held-out", "images": 360, "top1": reached}
     assert reached == uncut.accuracy > 0.8
@@ -197,7 +178,7 @@ def test_broken_last_checkpoint_is_one_line(copy: Path) -> None:
 
 def test_broken_record_is_one_line(tmp_path: Path) -> None:
     """A run.json that is no run's is refused in one line."""
-    for text in ("{", "[]", '{"schema": "other/1"}', '{"schema": "netweight-run/1"}'):
+    for text in ("{", "[]", '{"schema": "other/1"}', '{"schema": "netweight-run/2"}'):
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(NetweightError, match=r"run\.json .*: name another --output or remove it$"):
             train(LENET, recipe=SHORT, directory=tmp_path, report=silent)
@@ -211,7 +192,7 @@ def test_unwritable_directory_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")
-@pytest.mark.parametrize("file", ["run.json", "heldout.npz", "best.pt", "history.csv", "last.ckpt"])
+@pytest.mark.parametrize("file", ["run.json", "heldout.npz", "best.pt", "history.csv", "history.png", "last.ckpt"])
 def test_full_disk_is_one_line(tmp_path: Path, file: str) -> None:
     """Whichever file the disk is full for, the error is one line that says so."""
     (tmp_path / f".{file}.part").symlink_to("/dev/full")
@@ -244,27 +225,6 @@ def test_sgd_and_kaiming(tmp_path: Path) -> None:
     assert losses[1] < losses[0] < np.log(10)
 
 
-def test_batches_are_whole_and_seeded() -> None:
-    """Shuffled batches are whole and follow their seed; in order, every image comes once."""
-    images = data.Images(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), np.arange(10))
-    shuffled = [[labels.tolist() for _, labels in fit.Batches(images, 4, seed)] for seed in (1, 1, 2)]
-    assert [len(batch) for batch in shuffled[0]] == [4, 4]
-    assert shuffled[0] == shuffled[1] != shuffled[2]
-    assert [len(labels) for _, labels in fit.Batches(images, 4)] == [4, 4, 2]
-    assert len(fit.Batches(images, 4)) == 3
-
-
-def test_shift_moves_and_keeps() -> None:
-    """Shifted by up to two pixels, a lone bright pixel stays one, never further than two from where it was."""
-    pixels = torch.zeros(64, 9, 9, 1, dtype=torch.uint8)
-    pixels[:, 4, 4] = 200
-    moved = fit.shift(pixels, 2)
-    assert moved.shape == pixels.shape
-    places = moved.nonzero()[:, 1:3]
-    assert len(places) == 64
-    assert set(places.flatten().tolist()) == {2, 3, 4, 5, 6}
-
-
 def test_pixels_are_normalised() -> None:
     """Pixels become (x / 255 - mean) / std in FP32 [batch, channels, height, width]."""
     preprocessing = Preprocessing(height=1, width=2, channels=1, mean=(0.5,), std=(0.25,))
@@ -291,8 +251,8 @@ def test_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     train(LENET, recipe=replace(SHORT, epochs=1), directory=tmp_path)
     shown = terminal.getvalue()
     assert "LeNet-5" in shown
-    assert "epoch 1/1, accuracy" in shown
-    assert "epoch 1/1: loss" not in shown
+    assert re.search(r"epoch 1/1, rate [0-9.e-]+, loss [0-9.]+/[0-9.]+, accuracy [0-9.]+ %", shown)
+    assert "epoch 1/1: " not in shown
 
 
 @pytest.mark.slow
