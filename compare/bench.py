@@ -158,7 +158,7 @@ class _Measurement:
         self._rounds(request)
         card = read_card(self.repository, name)
         file_bytes = sum(path.stat().st_size for path in self.folder.glob("model.onnx*"))
-        facts = ModelFacts(name, card.trained, file_bytes, len(request))
+        facts = ModelFacts(name, card.trained is not False, file_bytes, len(request))
         return [
             make_row(facts, startups[frontends], self.samples, callers=callers, frontends=frontends, caller=plan.caller)
             for frontends, callers in self.samples.windows

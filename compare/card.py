@@ -24,27 +24,30 @@ class Card:
     name: str
     version: int
     title: str
-    parameters: int
+    parameters: int | None
+    """None: not known."""
     checkpoint_bytes: int | None
     checkpoint_sha256: str | None
     onnx_bytes: int
-    trained: bool
+    trained: bool | None
+    """None: not known, as of a model from elsewhere."""
     adaptation: str | None
     preprocessing: dict[str, Any]
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Card:
         """Read a card's JSON values."""
-        architecture, weights = values["architecture"], values["weights"]
+        architecture, weights = values.get("architecture") or {}, values.get("weights") or {}
+        parameters, trained = values.get("parameters"), weights.get("trained")
         return cls(
             name=values["name"],
             version=int(values["version"]),
             title=architecture.get("title") or values["name"],
-            parameters=int(values["parameters"]),
+            parameters=None if parameters is None else int(parameters),
             checkpoint_bytes=weights.get("checkpoint_bytes"),
             checkpoint_sha256=weights.get("sha256"),
             onnx_bytes=int(values["graph"]["onnx_bytes"]),
-            trained=bool(weights["trained"]),
+            trained=None if trained is None else bool(trained),
             adaptation=architecture.get("adaptation"),
             preprocessing=values.get("preprocessing") or {},
         )

@@ -71,6 +71,11 @@ def fit(images: NDArray[np.uint8], tensor: InputTensor, preprocessing: dict[str,
     """Return UINT8 [count, H, W, C] as the model takes images: as they are, or normalised FP32 [count, C, H, W]."""
     fitted: NDArray[Any] = images
     if tensor.datatype == "FP32":
+        if not {"mean", "std"} <= preprocessing.keys():
+            raise NetweightError(
+                f"{tensor.model}: its card does not tell how images are normalised, so that held-out images cannot be sent "
+                "to it; compare it without them"
+            )
         mean, std = (np.array(preprocessing[name], np.float32) for name in ("mean", "std"))
         fitted = ((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
     if fitted.shape[1:] != tensor.shape:

@@ -110,7 +110,8 @@ class Row:
     """
 
     network: str
-    parameters: int
+    parameters: int | None
+    """None: the model is from elsewhere, and its layers could not be weighed."""
     checkpoint_bytes: int | None
     onnx_bytes: int
     """The graph and the weights beside it."""
@@ -127,7 +128,8 @@ class Row:
     """Top-1 (0..1) on held-out images, sent through the server."""
     title: str = ""
     version: int = 1
-    trained: bool = True
+    trained: bool | None = True
+    """None: not known, as of a model from elsewhere."""
     adaptation: str | None = None
     """What was changed in the architecture, in words."""
     latency_p90_seconds: float | None = None

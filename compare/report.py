@@ -34,6 +34,8 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 FIRST_COLUMN = "network"
 P99_SAMPLES = 100
 UNLIMITED = 10_000  # columns
+_TRAINED = {True: "", False: "†", None: "‡"}
+"""The mark of a network by whether it was trained; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,7 @@ def _with_ratio(figure: str, ratio: str) -> Text:
 
 
 def _marked(row: Row) -> str:
-    return f"{row.network}{'' if row.adaptation is None else '*'}{'' if row.trained else '†'}"
+    return f"{row.network}{'' if row.adaptation is None else '*'}{_TRAINED[row.trained]}"
 
 
 def _marks(rows: Sequence[Row]) -> dict[str, str]:
@@ -290,8 +292,10 @@ def _marks(rows: Sequence[Row]) -> dict[str, str]:
     if changes:
         told = "; ".join(f"{', '.join(networks)}: {change}" for change, networks in changes.items())
         marks["*"] = f"architecture changed for small images ({told})."
-    if not all(row.trained for row in rows):
-        marks["†"] = (
+    if any(row.trained is None for row in rows):
+        marks[_TRAINED[None]] = "from elsewhere: whether and on what it was trained is not known."
+    if any(row.trained is False for row in rows):
+        marks[_TRAINED[False]] = (
             "random weights, never trained: it weighs and takes what a trained one does, its answers mean nothing."
         )
     return marks

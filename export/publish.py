@@ -85,25 +85,34 @@ def staging(repository: Path) -> Iterator[Path]:
             yield files
 
 
-def check(repository: Path, name: str, signature: Signature) -> None:
-    """Make sure that `name` can take another version with this signature.
+def check_name(name: str) -> None:
+    """Make sure that `name` can be a model's.
 
     Raises:
-        NetweightError: the name cannot be a model's, or its newest version has another signature.
+        NetweightError: it cannot be a directory's name, or would hide.
     """
     if not _NAME.fullmatch(name):
         raise NetweightError(
             f"{name!r} cannot be a model's name: expected letters, digits and _ . + - only, beginning with a letter, a "
             "digit or _; give another --name"
         )
-    newest = _newest(repository / name)
-    graph = repository / name / str(newest) / MODEL
+
+
+def check(repository: Path, name: str, signature: Signature) -> None:
+    """Make sure that `name` can take another version with this signature.
+
+    Raises:
+        NetweightError: the name cannot be a model's, or its newest version has another signature.
+    """
+    check_name(name)
+    version = newest(repository / name)
+    graph = repository / name / str(version) / MODEL
     if not graph.is_file():
         return
     existing = _describe(graph)
     if existing not in {None, str(signature)}:
         raise NetweightError(
-            f"{name} in {repository} has {existing} in version {newest}, this export has {signature}: give it a --name of "
+            f"{name} in {repository} has {existing} in version {version}, this export has {signature}: give it a --name of "
             "its own"
         )
 
@@ -121,12 +130,21 @@ def publish(
         labels: One for each class.
         card: Without name and version, which are added.
     """
+    return place(files, repository, name, {CONFIG: config(name, signature), LABELS: label_lines(labels)}, card)
+
+
+def label_lines(labels: Sequence[str]) -> str:
+    """Return labels.txt: one line for each class, whatever is in its name."""
+    return "".join(f"{' '.join(each.split())}\n" for each in labels)
+
+
+def place(files: Path, repository: Path, name: str, texts: dict[str, str], card: dict[str, Any]) -> Publication:
+    """Do what `publish` does for a model with files of its own: `texts` by their names, such as config.pbtxt."""
     model = repository / name
     with _writing(repository), _locked(repository):
-        version = _newest(model) + 1
+        version = newest(model) + 1
         card = {"schema": card["schema"], "name": name, "version": version, **card}
         (files / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        texts = {CONFIG: config(name, signature), LABELS: "".join(f"{' '.join(each.split())}\n" for each in labels)}
         if model.is_dir():
             _rewrite(model, texts)
             files.rename(model / str(version))
@@ -165,7 +183,7 @@ def _rewrite(model: Path, texts: dict[str, str]) -> None:
                 temporary.write_text(text, encoding="utf-8")
 
 
-def _newest(model: Path) -> int:
+def newest(model: Path) -> int:
     """Return the highest version number of a model, 0 where it has none."""
     if not model.is_dir():
         return 0

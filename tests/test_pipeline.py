@@ -31,7 +31,7 @@ def lines() -> list[str]:
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> Publication:
     """LeNet-5 with random weights, exported once."""
-    return export(LENET5, parse("random"), tmp_path_factory.mktemp("models"), report=lines.append)
+    return export(LENET5, parse("random"), tmp_path_factory.mktemp("models"), report=lines.append).fp32
 
 
 def test_card_says_all_of_a_version(published: Publication) -> None:
@@ -59,7 +59,7 @@ def test_card_knows_its_files(published: Publication) -> None:
     content = (published.path / "model.onnx").read_bytes()
     graph = published.card["graph"]
     assert graph["files"] == {"model.onnx": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}}
-    assert graph["onnx_bytes"] == len(content)
+    assert graph["onnx_bytes"] == published.card["deployment"]["bytes"] == len(content)
 
 
 def test_every_step_is_reported_with_its_seconds(published: Publication, lines: list[str]) -> None:
@@ -73,7 +73,7 @@ def test_every_step_is_reported_with_its_seconds(published: Publication, lines: 
 
 def test_exporting_again_makes_version_two(published: Publication) -> None:
     """The next version of the same weights has the same bytes and stands beside the first."""
-    again = export(LENET5, parse("random"), published.path.parent.parent)
+    again = export(LENET5, parse("random"), published.path.parent.parent).fp32
     assert (again.version, again.path) == (2, published.path.parent / "2")
     assert again.card["graph"] == published.card["graph"]
 
@@ -81,7 +81,7 @@ def test_exporting_again_makes_version_two(published: Publication) -> None:
 def test_checkpoint_brings_names_and_accuracy(tmp_path: Path) -> None:
     """What a training run knew stands in the repository, under the name that was asked for; weights lie beside."""
     weights = saved(netweight_checkpoint(), tmp_path / "best.pt")
-    publication = export(LENET5, weights, tmp_path / "models", name="threes", external_data_above=1000)
+    publication = export(LENET5, weights, tmp_path / "models", name="threes", external_data_above=1000).fp32
     assert (tmp_path / "models" / "threes" / "labels.txt").read_text() == "zero\none\ntwo\n"
     assert publication.card["accuracy"]["top1"] == 0.98
     assert publication.card["weights"]["trained"]
@@ -93,7 +93,7 @@ def test_checkpoint_brings_names_and_accuracy(tmp_path: Path) -> None:
 
 def test_out_of_tolerance_publishes_nothing(tmp_path: Path) -> None:
     """An export that differs from torch by more than it may leaves the repository as it was."""
-    with pytest.raises(NetweightError, match="nothing was published"):
+    with pytest.raises(NetweightError, match="not published"):
         export(LENET5, parse("random"), tmp_path, tolerance=1e-12)
     assert not list(tmp_path.iterdir())
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from export.build import Built, build
 from export.convert import convert
-from export.verify import BATCHES, SEED, verify
+from export.verify import BATCHES, SEED, Unseen, verify
 from models import catalog
 from models.spec import NetweightError
 from models.weights import parse
@@ -31,6 +31,11 @@ def exported(lenet5: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("verify") / "model.onnx"
     convert(lenet5.module, lenet5.images(2, 0), path)
     return path
+
+
+def unseen(built: Built) -> Unseen:
+    """Draw the images that an export is verified with."""
+    return Unseen(built.images(max(BATCHES), SEED))
 
 
 class Scaled(nn.Module):
@@ -56,7 +61,7 @@ def changed(exported: Path, path: Path, change: str, factor: float) -> Path:
 
 def test_every_batch_size_agrees(exported: Path, lenet5: Built) -> None:
     """At batches 1, 2, 3 and 8 the logits differ by less than a millionth of their scale."""
-    parity = verify(exported, lenet5.module, lenet5.images(max(BATCHES), SEED))
+    parity = verify(exported, lenet5.module, unseen(lenet5))
     assert [each.batch for each in parity.batches] == [1, 2, 3, 8]
     assert all(each.max_relative < 1e-6 and each.top1_agreement == 1 for each in parity.batches)
     assert parity.to_dict()["batches"][3] == {
@@ -71,7 +76,7 @@ def test_differences_are_judged_by_the_scale(lenet5: Built, tmp_path: Path) -> N
     """Logits of 1e6, as untrained deep networks give, may differ by more than the tolerance times one."""
     module = Scaled(lenet5.module, factor=1e6).eval()
     convert(module, lenet5.images(2, 0), tmp_path / "model.onnx")
-    parity = verify(tmp_path / "model.onnx", module, lenet5.images(8, SEED), tolerance=1e-5)
+    parity = verify(tmp_path / "model.onnx", module, unseen(lenet5), tolerance=1e-5)
     assert parity.max_relative < 1e-5 < max(each.max_absolute for each in parity.batches)
 
 
@@ -79,9 +84,9 @@ def test_changed_weight_is_found(exported: Path, lenet5: Built, tmp_path: Path) 
     """A file with one layer's weights a thousandth off is refused, in one line with the tolerance."""
     path = changed(exported, tmp_path / "model.onnx", "classifier.output.weight", 1.001)
     with pytest.raises(NetweightError, match=r"batch 1: logits .* differ .* the tolerance is 1\.0e-04") as caught:
-        verify(path, lenet5.module, lenet5.images(8, SEED))
+        verify(path, lenet5.module, unseen(lenet5))
     assert "\n" not in str(caught.value)
-    verify(path, lenet5.module, lenet5.images(8, SEED), tolerance=0.01)
+    verify(path, lenet5.module, unseen(lenet5), tolerance=0.01)
 
 
 def test_preprocessing_in_the_graph_is_part_of_it(exported: Path, lenet5: Built, tmp_path: Path) -> None:
@@ -90,16 +95,16 @@ def test_preprocessing_in_the_graph_is_part_of_it(exported: Path, lenet5: Built,
         verify(
             changed(exported, tmp_path / "model.onnx", "preprocessing.variance", 1.01),
             lenet5.module,
-            lenet5.images(8, SEED),
+            unseen(lenet5),
         )
 
 
 def test_network_that_overflows_is_refused(exported: Path, lenet5: Built) -> None:
     """Weights whose logits are not finite are no network to publish."""
     with pytest.raises(NetweightError, match="not finite"):
-        verify(exported, Scaled(lenet5.module, shift=float("nan")), lenet5.images(8, SEED))
+        verify(exported, Scaled(lenet5.module, shift=float("nan")), unseen(lenet5))
 
 
 def test_images_are_unseen(lenet5: Built) -> None:
     """What is verified with is not what the export was traced with."""
-    assert not torch.equal(lenet5.images(8, SEED)[:2], lenet5.images(2, 0))
+    assert not torch.equal(unseen(lenet5).images[:2], lenet5.images(2, 0))

@@ -9,12 +9,15 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.build import build
-from export.convert import convert
+from export.calibration import Calibration
+from export.convert import convert, metadata
+from export.variants import make
 from export.weigh import weigh, weigh_model
 from models import catalog
 from models.weights import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 Shapes = list[tuple[str, list[int]]]
@@ -128,3 +131,61 @@ def test_exported_network_weighs_what_torch_counts(tmp_path: Path, limit: float)
     assert [layer.name.rpartition(".")[2] for layer in weight.layers] == ["c1", "c3", "c5", "f6", "output"]
     assert [layer.output_shape for layer in weight.layers] == [(6, 28, 28), (16, 10, 10), (120, 1, 1), (84,), (10,)]
     assert 4 * 61_706 <= weight.initializer_bytes < 4 * 61_706 + 100
+
+
+@pytest.fixture(scope="module")
+def lenet5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    built = build(catalog.get("lenet5"), parse("random"))
+    path = tmp_path_factory.mktemp("lenet5") / "model.onnx"
+    return convert(built.module, built.images(2, 0), path, metadata=metadata(built))[0]
+
+
+STORED: dict[str, Callable[[int, int, int], int]] = {
+    # A layer's bytes with a weights and b outputs; for matrices of K inputs, blocks of 64 with a scale each.
+    "fp16": lambda weights, outputs, _inputs: 2 * (weights + outputs),
+    "fp16-weights": lambda weights, outputs, _inputs: 2 * weights + 4 * outputs,
+    "int8": lambda weights, outputs, _inputs: weights + 5 * outputs + 12 * outputs,
+    "int8-weights": lambda _weights, outputs, inputs: outputs * -(-inputs // 64) * (64 + 4) + 4 * outputs,
+    "int4-weights": lambda _weights, outputs, inputs: outputs * -(-inputs // 64) * (32 + 4) + 4 * outputs,
+}
+"""As export.variants says that each lays out its bytes: a scale and a zero point for each output channel of int8, and
+three numbers of four bytes for each of its biases."""
+
+
+@pytest.mark.parametrize("variant", STORED)
+def test_variants_are_weighed_with_their_scales(tmp_path: Path, lenet5: Path, variant: str) -> None:
+    """Of every variant the layers keep name, shape, parameters and products; their bytes hold scales and zero points."""
+    target = tmp_path / "model.onnx"
+    make(variant, lenet5, target, Calibration("random", images=2))
+    plain, stored = weigh(lenet5), weigh(target)
+    for before, after in zip(plain.layers, stored.layers, strict=True):
+        same = ("name", "output_shape", "parameters", "multiply_accumulates")
+        assert [getattr(before, each) for each in same] == [getattr(after, each) for each in same]
+    full = next(layer for layer in stored.layers if layer.name == "classifier.f6")
+    assert full.bytes == STORED[variant](84 * 120, 84, 120)
+    assert full.datatype == {"fp16": "float16", "fp16-weights": "float16", "int4-weights": "int4"}.get(variant, "int8")
+    assert 0 <= stored.initializer_bytes - sum(layer.bytes for layer in stored.layers) < 100
+
+
+def test_constant_nodes_and_unpacked_matrices_are_weighed() -> None:
+    """Older exporters keep weights in Constant nodes, with a Transpose behind them and the bias in an Add."""
+    matrix = helper.make_tensor("", TensorProto.FLOAT, [5, 7], bytes(4 * 35), raw=True)
+    nodes = [
+        helper.make_node("Constant", [], ["w.weight"], value=matrix),
+        helper.make_node("Transpose", ["w.weight"], ["w.t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x0", "w.t"], ["y"]),
+        helper.make_node("Add", ["y", "b"], ["z"]),
+    ]
+    weight = weigh_model(model(nodes, [7], [("b", [5])]))
+    (layer,) = weight.layers
+    assert (layer.name, layer.op, layer.output_shape) == ("w", "MatMul", (5,))
+    assert (layer.parameters, layer.bytes, layer.multiply_accumulates) == (40, 160, 35)
+    assert weight.initializer_bytes == 160
+
+
+def test_thin_layers_are_weighed_each() -> None:
+    """A matrix that became two (25088 x 4096 by way of 64) weighs 64 * (25088 + 4096) values."""
+    nodes = [helper.make_node("Gemm", [f"x{i}", f"fc.{i}.weight"], [f"x{i + 1}"], transB=1) for i in range(2)]
+    weight = weigh_model(model(nodes, [25_088], [("fc.0.weight", [64, 25_088]), ("fc.1.weight", [4_096, 64])]))
+    assert [layer.name for layer in weight.layers] == ["fc.0", "fc.1"]
+    assert weight.parameters == weight.multiply_accumulates == 64 * (25_088 + 4_096)
