@@ -255,7 +255,7 @@ def _finetune(built: Built, asked: Asked, epochs: int, directory: Path, report: 
         built.architecture,
         built.module.network,
         images,
-        finetune.Plan.of(epochs),
+        finetune.Plan.of(epochs, new_head=asked.kind == "pool"),
         adaptation=built.adaptation,
         seed=asked.seed,
         directory=directory,

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from models.spec import Architecture
 
 HEAD_LEARNING_RATE = 0.003
-"""Of the epochs in which the head alone is trained, by Adam with one-cycle: it is new, or has been cut."""
+"""Of the epochs in which a new head alone is trained, by Adam with one-cycle."""
 
 LEARNING_RATE = 0.0002
-"""Of the epochs in which everything is: features that were trained before are only moved a little."""
+"""Of what was trained before, features or a head that was only cut: it is moved a little."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,14 @@ class Plan:
     """Epochs in which only the head is trained; the features, and batch norm's statistics in them, stay."""
     together: int
     """Epochs after them in which everything is."""
+    head_rate: float
+    """The learning rate of the first."""
 
     @classmethod
-    def of(cls, epochs: int) -> Plan:
+    def of(cls, epochs: int, *, new_head: bool) -> Plan:
         """Share epochs out: the first quarter, at least one, belongs to the head."""
         alone = -(-epochs // 4)
-        return cls(alone, epochs - alone)
+        return cls(alone, epochs - alone, HEAD_LEARNING_RATE if new_head else LEARNING_RATE)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def _phases(architecture: Architecture, plan: Plan) -> dict[str, Recipe]:
     usual = replace(known, optimizer="adam", schedule="onecycle", milestones=(), early_stop=0, weight_decay=0.0)
     phases = {}
     if plan.alone:
-        phases["head"] = replace(usual, epochs=plan.alone, freeze_epochs=plan.alone, learning_rate=HEAD_LEARNING_RATE)
+        phases["head"] = replace(usual, epochs=plan.alone, freeze_epochs=plan.alone, learning_rate=plan.head_rate)
     if plan.together:
         phases["all"] = replace(usual, epochs=plan.together, freeze_epochs=0, learning_rate=LEARNING_RATE)
     return phases
