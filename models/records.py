@@ -275,7 +275,7 @@ RECORDS = (
         builder="torchvision.models:resnet50",
         parameters=25_557_032,
         multiply_accumulates=4_089_184_256,
-        recipe=Recipe(epochs=7, learning_rate=0.001),
+        recipe=Recipe(epochs=10, learning_rate=0.0007, augmentation="shift", shift_pixels=1),
         published=torchvision_figures("resnet50"),
     ),
     _resnet(

@@ -68,6 +68,7 @@ def test_every_batch_size_agrees(exported: Path, lenet5: Built) -> None:
         "batch": 8,
         "max_absolute": parity.batches[3].max_absolute,
         "max_relative": parity.batches[3].max_relative,
+        "probabilities_max_absolute": parity.batches[3].probabilities_max_absolute,
         "top1_agreement": 1.0,
     }
 
@@ -87,6 +88,24 @@ def test_changed_weight_is_found(exported: Path, lenet5: Built, tmp_path: Path) 
         verify(path, lenet5.module, unseen(lenet5))
     assert "\n" not in str(caught.value)
     verify(path, lenet5.module, unseen(lenet5), tolerance=0.01)
+
+
+def test_accepted_parity_is_recorded(exported: Path, lenet5: Built, tmp_path: Path) -> None:
+    """What is out of tolerance and accepted all the same says so, and by how much; what is within it does not."""
+    path = changed(exported, tmp_path / "model.onnx", "classifier.output.weight", 1.001)
+    accepted = verify(path, lenet5.module, unseen(lenet5), accept=True)
+    assert accepted.accepted
+    assert accepted.max_relative > accepted.tolerance
+    assert accepted.to_dict()["within_tolerance"] is False
+    fine = verify(exported, lenet5.module, unseen(lenet5), accept=True)
+    assert (fine.accepted, fine.to_dict()["within_tolerance"]) == (False, True)
+
+
+def test_what_is_not_finite_is_never_accepted(exported: Path, lenet5: Built, tmp_path: Path) -> None:
+    """A file that answers with infinities is refused, whatever was asked for."""
+    path = changed(exported, tmp_path / "model.onnx", "classifier.output.weight", float("inf"))
+    with pytest.raises(NetweightError, match="of ONNX Runtime are not finite"):
+        verify(path, lenet5.module, unseen(lenet5), accept=True)
 
 
 def test_preprocessing_in_the_graph_is_part_of_it(exported: Path, lenet5: Built, tmp_path: Path) -> None:

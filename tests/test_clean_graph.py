@@ -1,0 +1,104 @@
+"""export.clean and export.naming: graphs hold what inference needs, under names that a person can read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto
+
+from export.build import build
+from export.convert import convert, metadata
+from models import catalog
+from models.weights import parse
+
+SMALL = ("lenet5", "squeezenet1_1", "mobilenet_v2", "resnet18")
+LARGE = tuple(name for name in catalog.names() if name not in SMALL)
+TRAINING = {"Dropout", "Identity", "Constant", "RandomUniform", "RandomUniformLike"}
+UNFOLDED = {"densenet121": 62, "densenet169": 82, "densenet201": 98}
+"""Batch norms in front of which stands no convolution: the activation comes first, so there is nothing to fold into."""
+HERE = str(Path(__file__).parents[1])
+EXPORT = """
+import sys; from pathlib import Path
+from export.build import build; from export.convert import convert, metadata
+from models import catalog; from models.weights import parse
+built = build(catalog.get("squeezenet1_1"), parse("random"), classes=10)
+convert(built.module, built.images(2, seed=0), Path(sys.argv[1]), metadata=metadata(built))
+"""
+
+
+def exported(name: str, directory: Path) -> onnx.ModelProto:
+    """Export a network of 10 classes, and read the graph without its weights."""
+    built = build(catalog.get(name), parse("random"), classes=10)
+    path = directory / "model.onnx"
+    convert(built.module, built.images(2, seed=0), path, metadata=metadata(built))
+    return onnx.load(path, load_external_data=False)
+
+
+def check(name: str, model: onnx.ModelProto) -> None:
+    """Walk a graph: nothing dead, nothing of training, batch norm folded, readable names, the metadata filled in."""
+    graph = model.graph
+    assert [value.name for value in graph.input] == ["image"]
+    assert [value.name for value in graph.output] == ["logits", "probabilities"]
+    used = {each for node in graph.node for each in node.input} | {"logits", "probabilities"}
+    assert {tensor.name for tensor in graph.initializer} <= used
+    assert all(used.intersection(node.output) for node in graph.node)
+    operators = Counter(node.op_type for node in graph.node)
+    assert not TRAINING & set(operators)
+    normalised = [node for node in graph.node if node.op_type == "BatchNormalization"]
+    preprocessing = [node for node in normalised if node.name.startswith("preprocessing")]
+    assert len(preprocessing) == 1
+    assert len(normalised) - 1 == UNFOLDED.get(name, 0)
+    assert not {attribute.name for node in normalised for attribute in node.attribute} & {"training_mode", "momentum"}
+    names = [node.name for node in graph.node]
+    assert all(names)
+    assert len(set(names)) == len(names)
+    learned = {key.removeprefix("network.") for key in build(catalog.get(name), parse("random")).module.state_dict()}
+    weighted = [node for node in graph.node if node.op_type in {"Conv", "Gemm"}]
+    for node in weighted:
+        assert node.input[1] == f"{node.name}.weight"
+        assert node.input[1] in learned
+    assert model.producer_name == "netweight"
+    told = {each.key: each.value for each in model.metadata_props}
+    assert told["architecture"] == graph.name == name
+    assert told["weights"] == "random, seed 0"
+    assert {"classes", "class_names", "preprocessing"} <= set(told)
+    assert not any(node.doc_string or node.metadata_props for node in graph.node)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_graphs_are_clean(name: str, tmp_path: Path) -> None:
+    """A network of each kind: plain, with paths, depthwise, residual."""
+    check(name, exported(name, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_every_graph_is_clean(name: str, tmp_path: Path) -> None:
+    """All the other networks of the catalogue."""
+    check(name, exported(name, tmp_path))
+
+
+def test_weights_are_single_precision_and_shared(tmp_path: Path) -> None:
+    """The constants of an fp32 graph are fp32 or whole numbers of shapes, and none is there twice under two names."""
+    model = exported("squeezenet1_1", tmp_path)
+    assert {tensor.data_type for tensor in model.graph.initializer} <= {TensorProto.FLOAT, TensorProto.INT64}
+    small = [(tuple(each.dims), each.raw_data) for each in model.graph.initializer if len(each.raw_data) <= 8]
+    assert len(set(small)) == len(small)
+
+
+def test_two_processes_write_the_same_file(tmp_path: Path) -> None:
+    """The same network gives the same SHA-256 in another process, whatever the order of its sets."""
+    digests = set()
+    for seed in ("1", "2"):
+        path = tmp_path / f"{seed}.onnx"
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", EXPORT, str(path)], cwd=HERE, env=environment, check=True)
+        digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert len(digests) == 1
