@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed
 RUNTIME ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu fuzz bench bench-gpu results-families results-folklore results-heads results-variants conformance conformance-buf conformance-kserve perf-analyzer test-containers image-sizes lint lint-deploy lint-proto format published stubs lock clean
+.PHONY: help setup demo test test-slow test-gpu fuzz bench bench-gpu results-training results-families results-folklore results-heads results-variants export-tools conformance conformance-buf conformance-kserve perf-analyzer test-containers image-sizes lint lint-deploy lint-proto format published stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,14 +45,19 @@ bench-gpu: $(STAMP) ## on an NVIDIA GPU: parity, then the server beside the limi
 results-families: $(STAMP) ## train, export, serve, compare every family on the digits -> docs/results (30 minutes)
 	@$(BIN)/python -m compare.families $(ARGS)
 
+results-training: results-families results-folklore ## both of these (under an hour on 2 cores)
+
 results-heads: $(STAMP) ## VGG-16 on the digits with lighter heads, fp32 and int8 -> docs/results (8 minutes)
 	@$(BIN)/python -m compare.lighter_heads $(ARGS)
 
-results-variants: $(STAMP) ## every variant of VGG-16, ResNet-50, MobileNetV2: bytes, accuracy, latency -> docs/results (15 minutes)
+results-variants: $(STAMP) ## every variant of VGG-16, ResNet-50, MobileNetV2: bytes, accuracy, latency -> docs/results (15 minutes; after results-families)
 	@$(BIN)/python -m export.variants_report $(ARGS)
 
 results-folklore: $(STAMP) ## what is said about training, tried -> docs/results (30 minutes)
 	@$(BIN)/python -m models.folklore $(ARGS)
+
+export-tools: $(STAMP) ## the oldest and newest onnx, onnxscript, onnx-ir of pyproject.toml both export (1 minute)
+	@$(BIN)/python -m tests.export_tools
 
 conformance: $(STAMP) ## the conformance suite (ARGS='--server HOST:PORT': against another server)
 	@$(BIN)/python -m pytest -q tests/conformance $(ARGS)

@@ -37,7 +37,7 @@ _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "avx512_fp16
 @click.command(help=(__doc__ or "").replace("`", ""))
 @click.option("--untrained", default=",".join(UNTRAINED), show_default=True, help="Networks with random weights.")
 @click.option("--trained", default=",".join(TWINS), show_default=True, help="Networks with a training run in --runs.")
-@click.option("--runs", type=click.Path(path_type=Path), default=Path("out/results/runs"), show_default=True)
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("out/families/runs"), show_default=True)
 @click.option("--parts", type=click.Path(path_type=Path), default=Path("out/variants"), show_default=True)
 @click.option("--rounds", type=click.IntRange(min=3), default=9, show_default=True, help="Of latency, in alternation.")
 @click.option("--fresh", is_flag=True, help="Measure again what stands in --parts.")
