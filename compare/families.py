@@ -25,13 +25,9 @@ if TYPE_CHECKING:
 
 FAMILIES = (
     "lenet5",
-    "alexnet_2012",
     "alexnet",
-    "vgg11_bn",
     "vgg16_bn",
     "googlenet",
-    "inception_v2",
-    "inception_v3",
     "resnet18",
     "resnet50",
     "squeezenet1_1",
