@@ -30,8 +30,8 @@ OPSETS = range(18, 24)
 """What the exporter writes, and the ONNX Runtime that netweight serves with reads."""
 
 OPSET = 20
-"""What is written unless another is asked for: the oldest with an operator for every one of the catalogue's networks in
-fp32, so that an older ONNX Runtime or TensorRT reads it as well."""
+"""What is written unless another is asked for: torch 2.13's own default, and so what is tried most. The networks' operators
+are the same in all of `OPSETS`: a newer one gains nothing."""
 
 EXTERNAL_DATA_ABOVE_BYTES = 50_000_000
 """From here on weights lie beside the graph, where ONNX Runtime maps them instead of copying them."""
@@ -148,6 +148,8 @@ def _sign(model: onnx_ir.Model, metadata: Mapping[str, str]) -> None:
     for node in model.graph:
         node.metadata_props.clear()  # torch's stack traces, with this machine's paths
         node.doc_string = None
+    for value in (*model.graph.inputs, *model.graph.outputs, *(each for node in model.graph for each in node.outputs)):
+        value.metadata_props.clear()
     model.graph.name = metadata.get("architecture", NETWORK)
     model.graph.doc_string = model.doc_string = None
     model.graph.metadata_props.clear()

@@ -71,7 +71,7 @@ def pins(requirements: str) -> dict[str, str]:
 
 def differing(versions: dict[str, str], names: tuple[str, ...]) -> list[str]:
     """Return ``name==version`` for each of the names that is installed in another version."""
-    return [f"{each}=={versions[each]}" for each in names if version(each).partition("+")[0] != versions[each]]
+    return [f"{each}=={versions[each]}" for each in names if version(each) != versions[each]]
 
 
 def install(requirements: list[str], directory: Path) -> None:
@@ -98,22 +98,29 @@ def export(tools: str, network: str, directory: Path) -> Outcome:
     return Outcome(tools, network, json.loads((repository / network / "1" / "card.json").read_text(encoding="utf-8")))
 
 
-def try_set(tools: str) -> list[Outcome]:
-    """Install a set of tools and export every network with it, saying what is not as the bounds would have it."""
-    versions, directory = chosen(SETS[tools]), WHERE / f"export-{tools}"
-    light = differing(versions, LIGHT)
-    print(f"{tools}: {', '.join(light) if light else 'what is installed'}", flush=True)
-    for each in differing(versions, HEAVY):
-        print(f"{tools}: NOT TRIED: {each}; {each.partition('==')[0]} stays {version(each.partition('==')[0])}")
-    install(light, directory)
+def told(name: str, oldest: str, newest: str) -> str:
+    """Say of one tool which versions are tried, and aloud which are not."""
+    there = version(name)
+    if name in HEAVY and {oldest, newest} != {there.partition("+")[0]}:
+        return f"{name}: {there} alone is TRIED, as installed; NOT {oldest} and {newest}, whose CUDA takes gigabytes"
+    return f"{name}: {oldest} and {newest}" if oldest != newest else f"{name}: {oldest}, the only one within the bounds"
+
+
+def try_set(tools: str, versions: dict[str, str]) -> list[Outcome]:
+    """Install a set of tools and export every network with it."""
+    directory = WHERE / f"export-{tools}"
+    install(differing(versions, LIGHT), directory)
     return [export(tools, network, directory) for network in NETWORKS]
 
 
 def main() -> int:
     """Try each set and print the table."""
-    outcomes = [outcome for tools in SETS for outcome in try_set(tools)]
+    sets = {tools: chosen(resolution) for tools, resolution in SETS.items()}
+    for name in (*HEAVY, *LIGHT):
+        print(told(name, *(versions[name] for versions in sets.values())), flush=True)
+    outcomes = [outcome for tools, versions in sets.items() for outcome in try_set(tools, versions)]
     names = "".join(f"{each:13}" for each in (*HEAVY, *LIGHT))
-    print(f"\n{'tools':8}{'network':14}{names}{'parity':9}{'SHA-256':14}")
+    print(f"\n{'tools':8}{'network':14}{names}{'parity':9}{'SHA-256':14}result")
     for outcome in outcomes:
         print(outcome.row())
     return 0 if all(outcome.good for outcome in outcomes) else 1

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from export.build import Built, Deployed, build
-from export.convert import convert
+from export.convert import OPSETS, convert
+from export.verify import BATCHES, SEED, Unseen, verify
 from models import catalog
 from models.spec import NetweightError
 from models.weights import parse
@@ -126,6 +127,17 @@ def test_pooling_and_batch_norm_are_exported_plainly(tmp_path: Path) -> None:
     operators = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     preprocessing = ["Transpose", "Cast", "BatchNormalization"]
     assert operators == [*preprocessing, "Conv", "Relu", "ReduceMean", "Reshape", "Softmax"]
+
+
+@pytest.mark.parametrize("opset", [OPSETS.start, OPSETS.stop - 1])
+def test_every_opset_has_the_same_operators(exported: Path, lenet5: Built, tmp_path: Path, opset: int) -> None:
+    """The oldest and the newest opset give the default's operators, and answer as torch does."""
+    path = tmp_path / "model.onnx"
+    convert(lenet5.module, lenet5.images(2, 0), path, opset=opset)
+    assert onnx.load(path).opset_import[0].version == opset
+    nodes = [[(node.op_type, node.name) for node in onnx.load(each).graph.node] for each in (exported, path)]
+    assert nodes[0] == nodes[1]
+    assert verify(path, lenet5.module, Unseen(lenet5.images(max(BATCHES), SEED))).complaint is None
 
 
 @pytest.mark.parametrize("opset", [12, 99])

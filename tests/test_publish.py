@@ -82,6 +82,15 @@ def test_config_is_tritons(tmp_path: Path) -> None:
     ]
 
 
+def test_variant_is_a_model_of_its_own(tmp_path: Path) -> None:
+    """A variant's directory is a Triton model directory under its own name, with its own config and labels."""
+    path = make(tmp_path, "tiny.int8").path
+    read = text_format.Parse((path.parent / "config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    assert (path.parent.name, read.name) == ("tiny.int8", "tiny.int8")
+    assert model_config.unknown(path.parent) == []
+    assert all((path.parent / each.label_filename).is_file() for each in read.output)
+
+
 def test_float32_input_is_declared() -> None:
     """The plain form takes FP32 planes."""
     text = config("plain", Signature("float32", (3, 224, 224), 1000))
