@@ -45,7 +45,7 @@ bench-gpu: $(STAMP) ## on an NVIDIA GPU: parity, then the server beside the limi
 results-families: $(STAMP) ## train, export, serve, compare every family on the digits -> docs/results (30 minutes)
 	@$(BIN)/python -m compare.families $(ARGS)
 
-results-training: results-families results-folklore ## both of these (under an hour on 2 cores)
+results-training: results-families results-folklore ## both of these (an hour)
 
 results-heads: $(STAMP) ## VGG-16 on the digits with lighter heads, fp32 and int8 -> docs/results (8 minutes)
 	@$(BIN)/python -m compare.lighter_heads $(ARGS)
