@@ -68,7 +68,7 @@ def _row(row: dict[str, Any]) -> str:
 def _latency(latency: dict[str, Any]) -> str:
     """Return a median with its quartiles."""
     low, high = latency["quartiles"]
-    return f"{latency['median']:.3g} ({low:.3g}-{high:.3g})"
+    return f"{_milliseconds(latency['median'])} ({_milliseconds(low)}-{_milliseconds(high)})"
 
 
 def _words(row: dict[str, Any]) -> str:
@@ -80,3 +80,8 @@ def _words(row: dict[str, Any]) -> str:
 def _gpu(rows: dict[str, dict[str, Any]]) -> str:
     """Return the GPU's medians."""
     return ", ".join(f"{name} {_latency(latency)} ms" for name, latency in rows.items())
+
+
+def _milliseconds(value: float) -> str:
+    """Return three figures, and no power of ten."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
