@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 FAMILIES = (
     "lenet5",
+    "alexnet_2012",
     "alexnet",
     "vgg16_bn",
     "googlenet",
+    "inception_v2",
     "resnet18",
     "resnet50",
     "squeezenet1_1",

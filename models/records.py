@@ -102,6 +102,7 @@ RECORDS = (
         preprocessing=replace(_IMAGENET, height=227, width=227),
         small_image_adaptation=f"{_STRIDE} 4, its padding 2 instead of 0",
         small_image_edits=(Edit("features.conv1", "stride", _ONE), Edit("features.conv1", "padding", (2, 2))),
+        recipe=Recipe(epochs=6, learning_rate=0.0003, initialization="kaiming", augmentation="shift", shift_pixels=1),
         published=(_paper(40.7, 18.2, "Krizhevsky et al. 2012, table 2, one network, ten crops"),),
     ),
     Architecture(
@@ -227,6 +228,7 @@ RECORDS = (
         auxiliary_heads=("aux1", "aux2"),
         small_image_adaptation=f"{_STRIDE} 2",
         small_image_edits=(Edit("stem.0", "stride", _ONE),),
+        recipe=Recipe(epochs=5, learning_rate=0.001, augmentation="shift", shift_pixels=1),
         published=(_paper(25.2, 7.82, "Ioffe and Szegedy 2015 (arXiv:1502.03167), figure 4, one crop"),),
     ),
     Architecture(
