@@ -60,7 +60,9 @@ def of_network(
 def of_file(path: Path) -> ir.Model:
     """Return the graph of an ONNX file, hollow; weights beside it are not read."""
     model = onnx.load(path, load_external_data=False)
-    return _emptied(ir.from_proto(onnx.shape_inference.infer_shapes(model, data_prop=True)))
+    read = ir.from_proto(onnx.shape_inference.infer_shapes(model, data_prop=True))
+    ir.external_data.set_base_dir(read.graph, path.parent)  # small constants beside the graph are looked at
+    return _emptied(read)
 
 
 def weightless(model: ir.Model) -> onnx.ModelProto:
