@@ -7,6 +7,9 @@ Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted.
 
 from __future__ import annotations
 
+from server import first_line  # noqa: F401  before all else: it notes the time
+
+# isort: split
 import os
 from importlib import import_module
 from importlib.util import find_spec
@@ -38,7 +41,9 @@ COMMANDS = {
     "adopt": "export",
     "weigh": "export",
     "infer": "server",
+    "cards": "server",
     "compare": "compare",
+    "choose": "compare",
     "demo": "compare",
 }
 """The commands in the order of the stages, and the stage that declares each; a server's image has no other stage."""
@@ -84,6 +89,7 @@ netweight export lenet5 --weights runs/lenet5/best.pt
 netweight serve                                 serve what was exported, by gRPC
 netweight infer lenet5 digit.png                ask the server
 netweight compare                               weigh all that is exported, side by side
+netweight choose --max-mb 50 --p99-ms 20        which of them to deploy
 """
 
 

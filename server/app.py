@@ -7,19 +7,21 @@ import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import prometheus_client
 from grpc_health.v1 import health_pb2_grpc
 
-from server import metrics_page, reflection, security
+from server import gpu, metrics_page, reflection, security, startup
+from server.card_watches import CardWatches
 from server.control import Control
 from server.errors import StartError
 from server.frontends import FrontEnds
 from server.health import Health
 from server.log_settings import LINE, LogSettings, LogState
-from server.machine import keep_message_memory, process_age_seconds, spare_collector
+from server.machine import keep_message_memory, spare_collector
 from server.metrics import Metrics
 from server.polling import Polling
 from server.repository import Repository, VersionStatus
@@ -63,6 +65,7 @@ class App:
     """One server: all of its parts, and their order."""
 
     def __init__(self, settings: Settings) -> None:
+        self._imported = time.monotonic()  # all modules are there when this is called
         self.settings = settings
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
         self.stopping = threading.Event()
@@ -82,6 +85,7 @@ class App:
         self._frontends = FrontEnds(self.service, settings) if settings.frontends > 1 else None
         self.health = Health(self.service, self._frontends.tell_health if self._frontends else None)
         self._streams = Streams(self.service, settings.max_streams)
+        self._watches = CardWatches(self.service, settings.max_streams)
         self._security = security.of(settings)
         self._transport = Transport(
             self.service,
@@ -114,13 +118,16 @@ class App:
         if self._polling:
             self._polling.start()
         states = [status.state for status in self.repository.index()]
+        loads = sum(load.seconds for load in list(self.metrics.held.values()))
+        if took := startup.startup(self._imported, loads):
+            self.metrics.started(took)
         host = self.settings.host
         return Ready(
             grpc_address=f"{host}:{grpc_port}",
             metrics_url=f"http{'s' if self._security.tls else ''}://{host}:{metrics_port}/metrics",
             models_ready=states.count("READY"),
             models=len(states),
-            seconds=process_age_seconds(),
+            seconds=took.total if took else 0.0,
         )
 
     def stop(self) -> None:
@@ -130,6 +137,7 @@ class App:
         self.health.update()
         self.health.servicer.end_watches()
         self._streams.end()
+        self._watches.end()
         (self._frontends or self._transport).stop(self.settings.drain_seconds)
         if self._polling:
             self._polling.close()
@@ -145,6 +153,8 @@ class App:
     def _serve_metrics(self) -> int:
         host, port, registry = self.settings.host, self.settings.metrics_port, self.metrics.registry
         prometheus_client.ProcessCollector(registry=registry)
+        if (gpus := gpu.find()) is not None:
+            registry.register(gpu.GpuMetrics(gpus))
         try:
             self._metrics_server = metrics_page.start(host, port, registry, self._security.tls)
         except OSError as error:
@@ -161,6 +171,7 @@ class App:
                 health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._transport.server)
                 reflection.enable(self._transport.server)
                 self._streams.enable(self._transport.server)
+                self._watches.enable(self._transport.server)
                 port = self._transport.listen(f"{host}:{port}", self._security.tls)
         except (OSError, RuntimeError) as error:
             raise _cannot_listen(host, port, "--grpc-port") from error

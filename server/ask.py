@@ -72,7 +72,9 @@ def read(file: Path, spec: TensorSpec) -> Array:
     if array.ndim == len(spec.shape) - 1:
         array = array[np.newaxis]
     if not spec.accepts(array.shape):
-        raise InvalidArgumentError(f"{file.name} is an array of shape {show(array.shape)}; the model takes {spec}")
+        raise InvalidArgumentError(
+            f"{file.name} is an array of shape {show(array.shape)}; the model takes {spec}: reshape it, or send a picture"
+        )
     return array.astype(NUMPY[spec.datatype], copy=False)
 
 
@@ -92,7 +94,7 @@ def _read_array(file: Path) -> Array:
     try:
         array: Array = np.load(file, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise InvalidArgumentError(f"{file.name} is no .npy array: {error}") from error
+        raise InvalidArgumentError(f"{file.name} is no .npy array ({error}): write it with numpy.save") from error
     return array
 
 
@@ -109,7 +111,9 @@ def _read_picture(file: Path, spec: TensorSpec) -> Array:
         with Image.open(file) as picture:
             fitted = ImageOps.fit(picture.convert(MODES[channels]), (width, height), Image.Resampling.BILINEAR)
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise InvalidArgumentError(f"{file.name} is no picture that can be read: {error}") from error
+        raise InvalidArgumentError(
+            f"{file.name} is no picture that can be read ({error}): give a picture or a .npy array"
+        ) from error
     return np.asarray(fitted).reshape(height, width, channels)
 
 

@@ -1,4 +1,4 @@
-"""What a version's card.json says of its images: how a file becomes the pixels that the graph takes."""
+"""A version's card.json, and what it says of images: how a file becomes the pixels that the graph takes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 FILE = "card.json"
 FORMATS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 """Of the files that become pixels, as Pillow names them, and how they begin."""
+MOST_BYTES = 16 * 2**20
+"""Of a card that is read; a network of a thousand layers has one of about 300 kB."""
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 
 
@@ -34,19 +36,36 @@ class Preprocessing:
         return self.height, self.width, self.channels
 
 
+def content(directory: Path) -> dict[str, Any]:
+    """Return what the card in a version's directory holds; nothing where there is none, or none that can be read.
+
+    Args:
+        directory: the version's.
+    """
+    path = directory / FILE
+    if not path.is_file():  # a pipe would never end
+        return {}
+    try:
+        with path.open("rb") as file:
+            written = file.read(MOST_BYTES + 1)
+        values = json.loads(written) if len(written) <= MOST_BYTES else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def preprocessing(directory: Path) -> Preprocessing | str:
     """Return what the card in a version's directory says of images; in words, why it says nothing.
 
     Args:
         directory: the version's.
     """
-    path = directory / FILE
-    if not path.is_file():
+    if not (directory / FILE).is_file():
         return f"there is no {FILE} beside the model to tell how"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))["preprocessing"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    written = content(directory)
+    if "preprocessing" not in written:
         return f"its {FILE} has no preprocessing to tell how"
+    values = written["preprocessing"]
     try:
         found = Preprocessing(
             _side(values, "height"),

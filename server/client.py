@@ -12,11 +12,11 @@ from server import wire
 from server.access import ANYONE, Access
 from server.errors import ServerError
 from server.pb import inference_pb2 as pb
-from server.pb import inference_pb2_grpc
+from server.pb import inference_pb2_grpc, netweight_pb2, netweight_pb2_grpc
 from server.tensors import DATATYPES, Array, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -111,6 +111,7 @@ class Client:
         self._metadata = access.metadata
         self._channel = access.channel(address, options)
         self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._weighbridge = netweight_pb2_grpc.WeighbridgeStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
         return self
@@ -164,13 +165,51 @@ class Client:
         answer = self._call(self._stub.ModelInfer, infer_request(model, inputs, **wishes))
         return Inference(answer.model_name, answer.model_version, answer.id, arrays(answer))
 
+    def list_cards(self, model: str = "") -> tuple[netweight_pb2.Card, ...]:
+        """Return the cost card of every version that the server knows of, or of one model's.
+
+        Raises:
+            ClientError: the server refused (NOT_FOUND: unknown model), or is not there.
+        """
+        return tuple(self._call(self._weighbridge.ListCards, netweight_pb2.ListCardsRequest(model=model)).cards)
+
+    def get_card(self, model: str, version: str = "") -> netweight_pb2.Card:
+        """Return the cost card of a version that is READY; without a version, of the newest.
+
+        Raises:
+            ClientError: the server refused, or is not there.
+        """
+        request = netweight_pb2.GetCardRequest(model=model, version=version)
+        card: netweight_pb2.Card = self._call(self._weighbridge.GetCard, request).card
+        return card
+
+    def watch_cards(self, model: str = "", *, interval_ms: int = 0) -> Iterator[netweight_pb2.WatchCardsResponse]:
+        """Yield all cards, then those that changed whenever some did; without end, and without the timeout of calls.
+
+        Args:
+            model: empty for all.
+            interval_ms: the least time between messages; 0: the server's own.
+
+        Raises:
+            ClientError: the server refused, went away or stopped.
+        """
+        request = netweight_pb2.WatchCardsRequest(model=model, interval_ms=interval_ms)
+        try:
+            yield from self._weighbridge.WatchCards(request, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+
     def _call(self, method: Callable[..., T], request: Any) -> T:
         try:
             return method(request, timeout=self._timeout_seconds, metadata=self._metadata)
         except grpc.RpcError as error:
-            code, details = error.code(), error.details() or ""
-            if code == grpc.StatusCode.UNAVAILABLE and "handshake" in details.lower():
-                details = f"TLS with {self.address} failed: {details}"
-            elif code == grpc.StatusCode.UNAVAILABLE and "connect" in details:
-                details = f"no server answers at {self.address}; start one: netweight serve --repository DIR"
-            raise ClientError(code, details) from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: Any) -> ClientError:
+        """Return a failed call (a `grpc.RpcError`) as an exception for people."""
+        code, details = error.code(), error.details() or ""
+        if code == grpc.StatusCode.UNAVAILABLE and "handshake" in details.lower():
+            details = f"TLS with {self.address} failed: {details}"
+        elif code == grpc.StatusCode.UNAVAILABLE and "connect" in details:
+            details = f"no server answers at {self.address}; start one: netweight serve --repository DIR"
+        return ClientError(code, details)

@@ -1,4 +1,4 @@
-"""The commands that run a server or call one: serve, health, token, infer. A server is imported when it is started."""
+"""The commands that run a server or call one: serve, health, token, infer, cards. A server is imported when it is started."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from server.client import Client
+    from server.pb import netweight_pb2 as pb
 
 Command = typing.TypeVar("Command", bound="Callable[..., Any]")
 ENVIRONMENT = "NETWEIGHT"
+INTERRUPTED = 130
 
 
 def settings_options(record: type[Any]) -> Callable[[Command], Command]:
@@ -155,3 +159,50 @@ def infer(model: str, file: Path, address: str, model_version: str, top: int, as
             click.echo(f"image {number}")
         for each in sample:
             click.echo(f"{each.score:>10.4f}  {each.label}")
+
+
+@click.command()
+@click.argument("model", default="")
+@click.option("--address", default="127.0.0.1:8001", show_default=True, help="The server's gRPC port.")
+@click.option("--watch", is_flag=True, help="Go on: print the cards again whenever some have changed.")
+@click.option(
+    "--interval",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 60),
+    help="With --watch: print no sooner than so many seconds after the last time.",
+)
+@access_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, every field; with --watch a line for each change.")
+def cards(model: str, address: str, watch: bool, interval: float, as_json: bool, **access: str) -> None:
+    """Show what each model costs on a running server: bytes, memory, loading, requests, latency. MODEL: only that one.
+
+    MB are 10^6 bytes, MiB 2^20. Latency is the server's own, since it started, estimated within the buckets of its histogram.
+    A dash: not known.
+    """
+    from server import card_table
+    from server.access import Access
+    from server.client import Client
+
+    with Client(address, access=Access(**access)) as client:
+        if not watch:
+            listed = client.list_cards(model)
+            click.echo(card_table.as_json(listed) if as_json else card_table.table(listed))
+            return
+        try:
+            for shown in _watched(client, model, round(interval * 1000), as_json=as_json):
+                click.echo(shown)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
+
+def _watched(client: Client, model: str, interval_ms: int, *, as_json: bool) -> Iterator[str]:
+    """Yield what to print at each change."""
+    from server import card_table
+
+    known: dict[tuple[str, str], pb.Card] = {}
+    for message in client.watch_cards(model, interval_ms=interval_ms):
+        known |= {(each.model, each.version): each for each in message.cards}
+        for gone in message.forgotten:
+            known.pop((gone.model, gone.version), None)
+        yield card_table.as_line(message) if as_json else card_table.table(known.values()) + "\n"

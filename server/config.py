@@ -96,7 +96,10 @@ class Settings:
     max_shared_memory_regions: int = setting(128, "Regions that may be registered at a time.", low=1)
     max_shared_memory_bytes: int = setting(4 * 2**30, "What the registered regions may have altogether.", low=1)
     max_streams: int = setting(
-        64, "ModelStreamInfer calls that may be open at a time in each process that takes calls.", low=1, high=1024
+        64,
+        "ModelStreamInfer calls that may be open at a time in each process that takes calls; WatchCards calls as many.",
+        low=1,
+        high=1024,
     )
     way: Way = setting(
         "auto", "Of ModelInfer through grpcio: direct on its completion queue, or a thread for each call."

@@ -23,6 +23,7 @@ from google.protobuf import message_factory
 from grpc_health.v1 import health_pb2_grpc
 
 from server import channel, heads, reflection, wire
+from server.card_watches import CardWatches
 from server.channel import Channel
 from server.errors import ServerError, UnavailableError
 from server.health import HealthServicer
@@ -33,7 +34,7 @@ from server.pb import inference_pb2 as pb
 from server.security import Security
 from server.streaming import Streams
 from server.trace_context import NO_CONTEXT, TraceContext
-from server.transport import SERVICE, Transport
+from server.transport import METHODS, Transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -170,7 +171,7 @@ class RemoteService:
 
     def __getattr__(self, name: str) -> Callable[[Message], Message]:
         """Return a method of the protocol that the engine carries out."""
-        method = SERVICE.methods_by_name.get(name)
+        method = METHODS.get(name)
         if method is None:
             raise AttributeError(name)
         answer_type = message_factory.GetMessageClass(method.output_type)
@@ -326,6 +327,8 @@ def main(arguments: list[str]) -> int:
     reflection.enable(transport.server)
     streams = Streams(service, options.max_streams)
     streams.enable(transport.server)
+    watches = CardWatches(service, options.max_streams)
+    watches.enable(transport.server)
     try:
         transport.listen(options.address, security.tls)
     except RuntimeError:
@@ -338,6 +341,7 @@ def main(arguments: list[str]) -> int:
     service.stopping.wait()
     service.health.end_watches()
     streams.end()
+    watches.end()
     transport.stop(service.grace_seconds)
     return 0
 

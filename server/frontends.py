@@ -27,7 +27,7 @@ from server.frontend import CODES, Options
 from server.infer_call import INTERNAL, InferCall
 from server.pb import inference_pb2 as pb
 from server.trace_context import NO_CONTEXT, TraceContext
-from server.transport import SERVICE, SLOW, SLOW_THREADS, TESTED_GRPCIO
+from server.transport import METHODS, SLOW, SLOW_THREADS, TESTED_GRPCIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -365,7 +365,7 @@ class FrontEnd:
 
     def _call(self, number: int, name: str, raw: bytes) -> None:
         """Carry out a call other than ModelInfer, in a thread of the pool."""
-        method = SERVICE.methods_by_name[name]
+        method = METHODS[name]
         code, details, reply = grpc.StatusCode.OK, "", b""
         try:
             request = message_factory.GetMessageClass(method.input_type).FromString(raw)

@@ -12,6 +12,7 @@ from server.config_text import listed
 from server.decoders import Decoders, ImageFiles
 from server.errors import ModelLoadError
 from server.machine import give_back_memory, usable_cpus
+from server.metrics import Spent
 from server.model import Model
 from server.placement import placement_of
 from server.providers import CPU, SessionOptions, engine_cache
@@ -75,6 +76,8 @@ def load(
     timeouts: Timeouts,
     decoders: Decoders,
     config: pb.ModelConfig | None = None,
+    *,
+    spent: Spent | None = None,
 ) -> Model:
     """Open a version, warm it up and start to serve it.
 
@@ -86,10 +89,12 @@ def load(
         timeouts: calls back when a request waited too long.
         decoders: make pixels of files.
         config: the model's; by default what lies in its directory.
+        spent: told where the time goes.
 
     Raises:
         ModelLoadError: it cannot be served; the message says why.
     """
+    spent = Spent() if spent is None else spent
     config = model_config.read(directory) if config is None else config
     placed = placement_of(config)
     path = model_file(directory / str(version), config)
@@ -108,15 +113,18 @@ def load(
         tuning=tuning_of(config, placed.device),
         engine_cache=engine_cache(path),
     )
-    session = open_session(path, options)
+    with spent.on("session"):
+        session = open_session(path, options)
     full = model_config.complete(config, directory.name, session)
     on_cpu = session.provider == CPU
     if on_cpu and placed.gpu:
         log.warning("model %s: instance_group asks for KIND_GPU, the model runs on the CPU", directory.name)
     instances = planned.instances if on_cpu else asked or 1
     if on_cpu:
-        session = _widen(path, options, session, planned)
-    session = make_ready(path, options, session, full.max_batch_size, instances)
+        with spent.on("session"):
+            session = _widen(path, options, session, planned)
+    with spent.on("warm_up"):
+        session = make_ready(path, options, session, full.max_batch_size, instances)
     give_back_memory()
     inline_seconds = settings.inline_microseconds / 1e6
     waits = full.dynamic_batching.max_queue_delay_microseconds  # which the thread that reads every call cannot do
@@ -139,7 +147,8 @@ def load(
         timeouts,
         files=ImageFiles(images, decoders),
     )
-    warm_up(model, directory)
+    with spent.on("warm_up"):
+        warm_up(model, directory)
     model.start()
     return model
 

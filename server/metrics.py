@@ -6,6 +6,9 @@ Base units (seconds, bytes), ``_total`` on counters; labels are model, version a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,12 +16,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from server.card_facts import NOTHING, Facts
 from server.statistics import Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from prometheus_client.metrics_core import Metric
+
+    from server.startup import Startup
 
 STATES = ("LOADING", "READY", "UNLOADING", "UNAVAILABLE")
 OUTCOMES = ("ready", "failed")
@@ -31,19 +37,68 @@ DURATIONS = {
     "output": "Of an answered call: its outputs cut out of the batch and encoded.",
 }
 """The histograms of seconds, by the attribute of `Statistics` that each shows."""
+MODEL_GAUGES = {
+    "file_bytes": "The version's model files on disk.",
+    "load_seconds": "Opening the session and warming it up, and the little around that.",
+    "session_seconds": "Of loading: opening the graph.",
+    "warm_up_seconds": "Of loading: running it before anybody asks.",
+    "resident_bytes": "Resident memory added by loading.",
+    "gpu_memory_bytes": "GPU memory of this process added by loading; absent on the CPU.",
+    "parameters": "Weights, as the card tells.",
+    "multiply_accumulates": "For one sample, as the card tells.",
+    "heldout_accuracy": "Share of held-out images classified right (0 to 1), as the card tells.",
+}
+"""The gauges ``netweight_model_…``, which `Load.figures` sets."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
+class Spent:
+    """Seconds of a load, by what they were spent on."""
+
+    session: float = 0.0
+    """Opening the graph."""
+    warm_up: float = 0.0
+    """Running it before anybody asks."""
+
+    @contextlib.contextmanager
+    def on(self, part: str) -> Iterator[None]:
+        """Count the time until this ends as spent on a part."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, part, getattr(self, part) + time.perf_counter() - began)
+
+
+@dataclass(frozen=True, eq=False)
 class Load:
-    """What it took to load a version."""
+    """What it took to load a version, and what its card tells."""
 
     seconds: float
+    spent: Spent
     resident_bytes: int
     """That it added."""
     file_bytes: int
     provider: str
     fell_back: bool
     """A GPU's provider was wanted and the next one runs it."""
+    gpu_bytes: int | None = None
+    """That it added on GPUs; None: it runs on the CPU, or nobody tells."""
+    facts: Facts = NOTHING
+
+    def figures(self) -> dict[str, float | None]:
+        """Return the values of `MODEL_GAUGES`; None: not known."""
+        return {
+            "file_bytes": self.file_bytes,
+            "load_seconds": self.seconds,
+            "session_seconds": self.spent.session,
+            "warm_up_seconds": self.spent.warm_up,
+            "resident_bytes": self.resident_bytes,
+            "gpu_memory_bytes": self.gpu_bytes,
+            "parameters": self.facts.parameters,
+            "multiply_accumulates": self.facts.multiply_accumulates,
+            "heldout_accuracy": self.facts.heldout_accuracy,
+        }
 
 
 class Metrics:
@@ -57,16 +112,18 @@ class Metrics:
         self.state = Gauge(
             "netweight_model_state", "1 for the state that the version is in.", (*MODEL, "state"), registry=registry
         )
-        self.file_bytes = _model_gauge("file_bytes", "The version's model files on disk.", registry)
-        self.load_seconds = _model_gauge("load_seconds", "Opening the session and warming it up.", registry)
-        self.resident_bytes = _model_gauge("resident_bytes", "Resident memory added by loading.", registry)
+        self._gauges = {
+            name: Gauge(f"netweight_model_{name}", text, MODEL, registry=registry)
+            for name, text in MODEL_GAUGES.items()
+        }
         self.provider = Gauge(
             "netweight_model_provider_info",
             "1, with the execution provider that runs the version.",
             (*MODEL, "provider"),
             registry=registry,
         )
-        self._providers: dict[tuple[str, str], str] = {}
+        self.held: dict[tuple[str, str], Load] = {}
+        """What loading took, of the versions in memory."""
         self.loads = Counter(
             "netweight_model_loads", "Versions that were loaded, or not, by outcome.", ("outcome",), registry=registry
         )
@@ -78,6 +135,14 @@ class Metrics:
         self.frontend_restarts = Counter(
             "netweight_frontend_restarts", "Front-end processes that ended and were replaced.", registry=registry
         )
+        self.startup = Gauge(
+            "netweight_startup_seconds", "The start until the ready line, by phase.", ("phase",), registry=registry
+        )
+
+    def started(self, startup: Startup) -> None:
+        """Show how long the start took."""
+        for phase, seconds in dataclasses.asdict(startup).items():
+            self.startup.labels(phase).set(seconds)
 
     def of(self, model: str, version: str) -> Statistics:
         """Return a version's statistics. Both names are empty for calls whose names are a caller's free text."""
@@ -90,19 +155,21 @@ class Metrics:
     def loaded(self, model: str, version: str, load: Load) -> None:
         """Show what loading a version took; what an earlier load of it took goes."""
         self.unloaded(model, version)
-        self.load_seconds.labels(model, version).set(load.seconds)
-        self.resident_bytes.labels(model, version).set(load.resident_bytes)
-        self.file_bytes.labels(model, version).set(load.file_bytes)
+        for name, value in load.figures().items():
+            if value is not None:
+                self._gauges[name].labels(model, version).set(value)
         self.provider.labels(model, version, load.provider).set(1)
-        self._providers[model, version] = load.provider
+        self.held[model, version] = load
         if load.fell_back:
             self.fallbacks.inc()
 
     def unloaded(self, model: str, version: str) -> None:
         """Show nothing more of what a version takes; what was counted stays."""
-        for gauge in (self.pending, self.load_seconds, self.resident_bytes, self.file_bytes):
+        for gauge in (self.pending, *self._gauges.values()):
             _remove(gauge, model, version)
-        _remove(self.provider, model, version, self._providers.pop((model, version), ""))
+        load = self.held.pop((model, version), None)
+        if load is not None:
+            _remove(self.provider, model, version, load.provider)
 
     def forget(self, model: str, version: str) -> None:
         """Show nothing more of a version."""
@@ -153,7 +220,3 @@ class _Requests(Collector):
 def _remove(gauge: Gauge, *labels: str) -> None:
     with contextlib.suppress(KeyError):  # it was never set
         gauge.remove(*labels)
-
-
-def _model_gauge(what: str, text: str, registry: CollectorRegistry) -> Gauge:
-    return Gauge(f"netweight_model_{what}", text, MODEL, registry=registry)

@@ -1,4 +1,4 @@
-"""gRPC reflection under both names of the service.
+"""gRPC reflection under both names of the service, and under its one name of what is our own.
 
 Our files declare package netweight.v1. Callers of the protocol know package inference: a private descriptor pool holds
 the same files a second time, with the package renamed.
@@ -12,8 +12,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from server.pb import inference_pb2, model_config_pb2
-from server.transport import NAMES
+from server.pb import inference_pb2, model_config_pb2, netweight_pb2
+from server.transport import NAMES, WEIGHBRIDGE
 
 if TYPE_CHECKING:
     import grpc
@@ -26,16 +26,17 @@ PROTOCOLS = "inference"
 def enable(server: grpc.Server) -> None:
     """Let callers ask which services there are, and for their descriptors."""
     health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection((*NAMES, health, reflection.SERVICE_NAME), server, pool())
+    names = (*NAMES, WEIGHBRIDGE.full_name, health, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server, pool())
 
 
 def pool() -> descriptor_pool.DescriptorPool:
-    """Return a pool with our files, their copies in package inference, health and reflection."""
+    """Return a pool with our files, the protocol's in package inference too, health and reflection."""
     result = descriptor_pool.DescriptorPool()
     for file in (model_config_pb2.DESCRIPTOR, inference_pb2.DESCRIPTOR):
         result.Add(_proto(file))
         result.Add(_renamed(_proto(file)))
-    for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+    for file in (netweight_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
         result.Add(_proto(file))
     return result
 

@@ -13,12 +13,13 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from server import trial
+from server import card_facts, gpu, trial
 from server.decoders import Decoders
 from server.errors import ModelLoadError, UnavailableError
 from server.loading import load, model_file, model_file_bytes
 from server.machine import BLOCKS, give_back_memory, resident_bytes, usable_cpus
-from server.metrics import Load
+from server.metrics import Load, Spent
+from server.providers import CPU
 from server.repository import Repository, VersionStatus
 from server.timeouts import Timeouts
 from server.turns import Attempt, Turns
@@ -191,6 +192,8 @@ class Served:
         """
         if source.carried:
             trial.check(model_file(source.directory / version, config))
+        gpus, spent = gpu.find(), Spent()
+        gpu_before = gpus.process_bytes() if gpus else None
         before, began = resident_bytes(), time.perf_counter()
         try:
             with BLOCKS.mapped():
@@ -202,6 +205,7 @@ class Served:
                     self._timeouts,
                     self._decoders,
                     config,
+                    spent=spent,
                 )
         except ModelLoadError:
             raise
@@ -211,10 +215,13 @@ class Served:
         with contextlib.suppress(ModelLoadError, OSError):
             took = Load(
                 time.perf_counter() - began,
+                spent,
                 max(0, resident_bytes() - before),
                 model_file_bytes(source.directory / version),
                 model.session.provider,
                 model.session.fell_back,
+                None if gpus is None or model.session.provider == CPU else _added(gpu_before, gpus.process_bytes()),
+                card_facts.read(source.directory / version),
             )
             if source.mark(version, config) == mark:
                 return model, took
@@ -280,6 +287,11 @@ class Served:
         self._unloaded[going.name, going.version] = gone
         if len(self._unloaded) > MOST_UNLOADED:
             self._repository.forget(self._unloaded.pop(next(iter(self._unloaded))))
+
+
+def _added(before: int | None, after: int | None) -> int | None:
+    """Return the bytes that a load added on GPUs; None where NVML does not list this process after it."""
+    return None if after is None else max(0, after - (before or 0))
 
 
 def _end(model: Model) -> None:

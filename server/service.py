@@ -7,11 +7,12 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from server import overrides, wire
+from server import overrides, weighbridge, wire
 from server.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from server.infer_call import Encode, InferCall, Reply, Respond
 from server.log_settings import LogSettings
 from server.pb import inference_pb2 as pb
+from server.pb import netweight_pb2 as own
 from server.shared_memory import NO_CUDA, SharedMemory
 from server.trace_context import NO_CONTEXT, TraceContext
 from server.trace_settings import TraceSettings
@@ -244,6 +245,14 @@ class InferenceService:
         for name, value in self.log_settings.show().items():
             setattr(answer.settings[name], PARAMETERS[type(value)], value)
         return answer
+
+    def ListCards(self, request: own.ListCardsRequest) -> own.ListCardsResponse:
+        return own.ListCardsResponse(cards=weighbridge.cards(self.repository, self.metrics, request.model))
+
+    def GetCard(self, request: own.GetCardRequest) -> own.GetCardResponse:
+        self.repository.get(request.model, request.version)
+        status = self.repository.status(request.model, request.version)
+        return own.GetCardResponse(card=weighbridge.card(status, self.metrics))
 
 
 def _check_repository(name: str) -> None:

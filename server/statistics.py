@@ -45,6 +45,21 @@ class Histogram:
         """How many values there were."""
         return sum(self._counts)
 
+    def quantile(self, share: float) -> float | None:
+        """Estimate the value that ``share`` (0 to 1) of all values do not exceed; None: there were none.
+
+        As Prometheus' histogram_quantile does: by linear interpolation within the bucket, of which the first begins at
+        0; a value beyond the last bound is told as that bound.
+        """
+        rank, below, lower = share * self.count, 0, 0.0
+        if not self.count:
+            return None
+        for bound, count in zip(self._bounds, self._counts, strict=False):
+            if count and below + count >= rank:
+                return lower + (bound - lower) * (rank - below) / count
+            below, lower = below + count, bound
+        return self._bounds[-1]
+
     def buckets(self) -> Iterator[tuple[str, float]]:
         """Yield each bucket's upper bound and how many values were up to it, "+Inf" last."""
         total = 0

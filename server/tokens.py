@@ -32,6 +32,8 @@ OPEN = frozenset({"ServerLive", "ServerReady", "Check", "Watch"})
 """Calls that need no token: probes have none. The last two are those of grpc.health.v1."""
 INFER = frozenset(
     {
+        "GetCard",
+        "ListCards",
         "ModelConfig",
         "ModelInfer",
         "ModelMetadata",
@@ -41,6 +43,7 @@ INFER = frozenset(
         "RepositoryIndex",
         "ServerMetadata",
         "ServerReflectionInfo",
+        "WatchCards",
     }
 )
 """Calls that read, or run models; every other one changes the server, and needs control."""

@@ -29,6 +29,7 @@ from server.errors import ServerError
 from server.infer_call import INTERNAL, Respond
 from server.limits import shortened
 from server.pb import inference_pb2 as pb
+from server.pb import netweight_pb2
 from server.tokens import Gate, Guard
 from server.trace_context import NO_CONTEXT, TraceContext, context_of
 
@@ -36,6 +37,12 @@ log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 NAMES = ("inference.GRPCInferenceService", SERVICE.full_name)
 """The protocol's name and ours."""
+WEIGHBRIDGE = netweight_pb2.DESCRIPTOR.services_by_name["Weighbridge"]
+"""What is our own, under our name only."""
+METHODS = {
+    method.name: method for each in (SERVICE, WEIGHBRIDGE) for method in each.methods if not method.server_streaming
+}
+"""The calls of one message and one answer, by name. Those of streams are in server/streaming.py, card_watches.py."""
 SLOW = frozenset({"RepositoryModelLoad"})
 """Calls that may take minutes: they have threads of their own, so that no other call waits for one."""
 SLOW_THREADS = 8
@@ -303,23 +310,26 @@ class DirectCall:
 
 
 def handlers(service: Service) -> list[grpc.GenericRpcHandler[Any, Any]]:
-    """Return the service's ordinary handlers, one set for each of its names, read off the proto file."""
+    """Return the service's ordinary handlers, one set for each of its names, read off the proto files."""
     methods = {
-        method.name: grpc.unary_unary_rpc_method_handler(
+        name: grpc.unary_unary_rpc_method_handler(
             _parsed(
                 message_factory.GetMessageClass(method.input_type),
-                _wait(service) if method.name == "ModelInfer" else _answer(getattr(service, method.name)),
+                _wait(service) if name == "ModelInfer" else _answer(getattr(service, name)),
             ),
             response_serializer=lambda response: response.SerializeToString(),
         )
-        for method in SERVICE.methods
-        if not method.client_streaming  # that one is in server/streaming.py
+        for name, method in METHODS.items()
     }
     threads = ThreadPoolExecutor(SLOW_THREADS, thread_name_prefix="slow")
     for name in SLOW:
         slow: Any = methods[name].unary_unary
         slow.experimental_thread_pool = threads
-    return [grpc.method_handlers_generic_handler(name, methods) for name in NAMES]
+    own = {name: methods.pop(name) for name in WEIGHBRIDGE.methods_by_name.keys() & methods.keys()}
+    return [
+        *(grpc.method_handlers_generic_handler(name, methods) for name in NAMES),
+        grpc.method_handlers_generic_handler(WEIGHBRIDGE.full_name, own),
+    ]
 
 
 def _parsed(kind: type[Message], answer: Answer) -> Answer:

@@ -24,7 +24,9 @@ COMMANDS = (
     "adopt",
     "weigh",
     "infer",
+    "cards",
     "compare",
+    "choose",
     "demo",
     "completion",
 )

@@ -105,13 +105,13 @@ class SlowLoads:
         self.most_together = 0
         self.models: list[Model] = []
 
-    def __call__(self, *arguments: Any) -> Model:
+    def __call__(self, *arguments: Any, **named: Any) -> Model:
         self.together += 1
         self.most_together = max(self.together, self.most_together)
         self.begun.release()
         assert self.go_on.acquire(timeout=20)
         self.together -= 1
-        self.models.append(loading.load(*arguments))
+        self.models.append(loading.load(*arguments, **named))
         return self.models[-1]
 
 
@@ -222,8 +222,8 @@ def test_files_that_change_while_they_are_loaded(parts: Parts, monkeypatch: pyte
     """What was loaded of files that somebody writes is not served."""
     loaded: list[Model] = []
 
-    def load(*arguments: Any) -> Model:
-        loaded.append(loading.load(*arguments))
+    def load(*arguments: Any, **named: Any) -> Model:
+        loaded.append(loading.load(*arguments, **named))
         (parts.directory / "scale" / "1" / "model.onnx.data").write_bytes(b"more")
         return loaded[-1]
 
@@ -274,7 +274,7 @@ def test_a_graph_that_is_captured_is_not_disturbed(parts: Parts) -> None:
 def test_an_unexpected_failure_is_told_without_details(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a load raises is a reason; the trace is in the log."""
 
-    def load(*_: Any) -> Model:
+    def load(*_: Any, **__: Any) -> Model:
         raise RuntimeError("secret")
 
     monkeypatch.setattr(served, "load", load)

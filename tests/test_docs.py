@@ -10,7 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from server.config import Settings
 from server.config_fields import FIELDS
+from server.gpu import GpuMetrics, Gpus
 from server.metrics import Metrics
+from tests.fake_nvml import FakeNvml
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -34,12 +36,13 @@ def test_every_metric_is_documented() -> None:
     """docs/metrics.md has a row for each metric that the server declares, and no other."""
     registry = CollectorRegistry()
     Metrics(registry)
+    registry.register(GpuMetrics(Gpus(FakeNvml())))
     declared = {
         f"{family.name}_total" if family.type == "counter" else family.name
         for family in registry.collect()
         if not family.name.endswith("_created")
     }
-    told = set(re.findall(r"^\| `(netweight_[a-z_]+)`", read("metrics.md"), re.MULTILINE))
+    told = set(re.findall(r"^\| `((?:netweight|nv_gpu)_[a-z_]+)`", read("metrics.md"), re.MULTILINE))
     assert told == declared
 
 

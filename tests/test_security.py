@@ -17,7 +17,7 @@ from server.errors import ModelLoadError, PermissionDeniedError, StartError, Una
 from server.pb import model_config_pb2 as pb
 from server.provider_options import TENSORRT_PATHS
 from server.tokens import Guard, Role
-from server.transport import SERVICE
+from server.transport import SERVICE, WEIGHBRIDGE
 from server.tuning import tuning_of
 
 INFER = tokens.make("infer")
@@ -88,8 +88,8 @@ def test_probes_need_no_token(guard: Guard, call: str) -> None:
 
 
 def test_every_call_of_the_protocol_has_a_role() -> None:
-    """Twenty calls: two open, nine for infer (reflection besides), the others control."""
-    calls = {method.name for method in SERVICE.methods}
+    """The protocol's twenty: two open, nine for infer (reflection besides), the others control; ours are for infer."""
+    calls = {method.name for service in (SERVICE, WEIGHBRIDGE) for method in service.methods}
     assert calls - tokens.OPEN - tokens.INFER == {
         "RepositoryModelLoad",
         "RepositoryModelUnload",

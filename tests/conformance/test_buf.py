@@ -75,3 +75,16 @@ def test_a_stream_by_reflection_alone(target: Target, service: str) -> None:
         answers.append(answer)
         text = text[end:].lstrip()
     assert ["errorMessage" in each for each in answers] == [False, True, False]
+
+
+def test_our_own_service_by_reflection_alone(target: Target) -> None:
+    """Cost cards are found under our name for them: a call, its failure, and the first message of a stream."""
+    target.require("", ours=True)
+    weighbridge = "netweight.v1.Weighbridge"
+    card = json.loads(curl(target, weighbridge, "GetCard", {"model": "scale"}).stdout)["card"]
+    assert (card["model"], card["version"], card["state"]) == ("scale", "1", "READY")
+    assert card["load"]["provider"] == "CPUExecutionProvider"
+    listed = json.loads(curl(target, weighbridge, "ListCards", {}).stdout)["cards"]
+    assert "scale" in {each["model"] for each in listed}
+    failure = json.loads(curl(target, weighbridge, "WatchCards", {"model": "nosuch"}).stderr)
+    assert (failure["code"], "nosuch" in failure["message"]) == ("not_found", True)

@@ -1,4 +1,4 @@
-"""Every call of the protocol but ModelInfer, with messages and bytes that nobody meant."""
+"""Every call of the protocol but ModelInfer, and of our own service, with messages and bytes that nobody meant."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.pb import inference_pb2 as pb
-from server.transport import SERVICE
+from server.transport import METHODS, WEIGHBRIDGE
 from tests.fuzz.mutations import edited, mutated
 from tests.fuzz.requests import REGION, WORDS
 from tests.fuzz.target import Target, restore
 
-CALLS = [method for method in SERVICE.methods if not method.client_streaming and method.name != "ModelInfer"]
+CALLS = [method for name, method in METHODS.items() if name != "ModelInfer"]
 CHANGING = ("LogSettings", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister")
 
 
@@ -37,12 +37,13 @@ def test_any_bytes_are_answered(target: Target, method: MethodDescriptor, raw: b
 
 
 def ask(target: Target, method: MethodDescriptor, raw: bytes) -> None:
-    path = f"/inference.GRPCInferenceService/{method.name}"
+    own = method.containing_service is WEIGHBRIDGE
+    path = f"/{WEIGHBRIDGE.full_name if own else 'inference.GRPCInferenceService'}/{method.name}"
     target.send(raw, path, message_factory.GetMessageClass(method.output_type))
     if method.name in CHANGING:
         restore(target)
 
 
 def test_every_call_is_among_them() -> None:
-    """The protocol has 20 calls; ModelInfer and the stream are in test_infer.py."""
-    assert len(CALLS) == 18
+    """The protocol has 20 calls; ModelInfer and the stream are in test_infer.py. Ours has 2, and a stream."""
+    assert len(CALLS) == 18 + 2
