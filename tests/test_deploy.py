@@ -1,4 +1,4 @@
-"""What deploys netweight is checked without a container engine: dashboard, compose file, Prometheus, the image's recipe."""
+"""What deploys netweight is checked without a container engine: dashboards, compose file, alerts, the image's recipe."""
 
 from __future__ import annotations
 
@@ -20,23 +20,30 @@ import pytest
 from prometheus_client import CollectorRegistry, ProcessCollector
 from ruamel.yaml import YAML
 
-from deploy import dashboard
+from deploy.dashboards import __main__ as dashboards
+from deploy.dashboards.grafana import SOURCE
+from deploy.dashboards.serving import BOUND_SECONDS, OURS
 from deploy.image import record, requirements
+from server.gpu import GpuMetrics, Gpus
 from server.metrics import Metrics
+from tests.fake_nvml import FakeNvml
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = ROOT / "docker-compose.yml"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LABEL = re.compile(r"\{\{(\w+)\}\}")
+GRAFANA = [json.loads(text) for name, text in dashboards.generate().items() if name.startswith("grafana/")]
+OF_PROMETHEUS = {"up", "ALERTS"}
+"""Series that Prometheus itself makes."""
 
 
-def panels() -> list[dict[str, Any]]:
-    board = json.loads(dashboard.PATH.read_text(encoding="utf-8"))
+def drawn(board: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a board's panels in Grafana's JSON."""
     return [panel for panel in board["panels"] if panel["type"] != "row"]
 
 
-def expressions() -> list[str]:
-    return [target["expr"] for panel in panels() for target in panel["targets"]]
+def panels() -> list[dict[str, Any]]:
+    return [panel for board in GRAFANA for panel in drawn(board)]
 
 
 def exported() -> set[str]:
@@ -44,6 +51,7 @@ def exported() -> set[str]:
     registry = CollectorRegistry()
     Metrics(registry)
     ProcessCollector(registry=registry)
+    registry.register(GpuMetrics(Gpus(FakeNvml())))
     kinds = {
         "counter": ("_total",),
         "gauge": ("",),
@@ -60,7 +68,9 @@ def selectors(expression: str) -> Iterator[promql_parser.VectorSelector]:
         if isinstance(node, promql_parser.VectorSelector):
             found.append(node)
 
-    promql_parser.walk(promql_parser.parse(expression.replace("$__rate_interval", "20s")), visit)
+    for variable in ("$__rate_interval", "$__range"):
+        expression = expression.replace(variable, "20s")
+    promql_parser.walk(promql_parser.parse(expression), visit)
     return iter(found)
 
 
@@ -76,68 +86,115 @@ def compose_command() -> list[str]:
     pytest.skip("no docker compose here: `make lint-deploy` fetches it")
 
 
-def test_dashboard_is_what_the_code_generates() -> None:
-    """The committed dashboard is, byte for byte, what deploy/dashboard.py generates."""
-    assert dashboard.PATH.read_text(encoding="utf-8") == dashboard.generate()
+def test_dashboards_are_what_the_code_generates() -> None:
+    """The committed dashboards and console pages are, byte for byte, what deploy/dashboards generates, and no others."""
+    assert dashboards.check(dashboards.DEPLOY) == []
 
 
 def test_check_names_the_command_that_mends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """A dashboard that was edited by hand fails --check with one line that says how to generate it, and is mended."""
-    edited = tmp_path / "netweight.json"
-    edited.write_text("{}\n", encoding="utf-8")
-    monkeypatch.setattr(dashboard, "PATH", edited)
-    monkeypatch.setattr(sys, "argv", ["dashboard", "--check"])
-    assert dashboard.main() == 1
-    assert capsys.readouterr().err.endswith("generates: python -m deploy.dashboard\n")
-    monkeypatch.setattr(sys, "argv", ["dashboard"])
-    assert dashboard.main() == 0
-    assert edited.read_text(encoding="utf-8") == dashboard.generate()
-    assert list(tmp_path.iterdir()) == [edited]
+    """What was edited by hand, is missing or is left over fails --check with one line that says how to mend it."""
+    monkeypatch.setattr(dashboards, "DEPLOY", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dashboards"])
+    assert dashboards.main() == 0
+    texts = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert texts == dashboards.generate()
+    (tmp_path / "grafana/dashboards/netweight-costs.json").write_text("{}\n", encoding="utf-8")
+    (tmp_path / "consoles/index.html").unlink()
+    (tmp_path / "consoles/old.html").write_text("", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["dashboards", "--check"])
+    assert dashboards.main() == 1
+    told = capsys.readouterr().err
+    names = ("consoles/index.html", "consoles/old.html", "grafana/dashboards/netweight-costs.json")
+    assert told.startswith(", ".join(f"deploy/{name}" for name in names) + ": ")
+    assert told.endswith("generates: python -m deploy.dashboards\n")
+    monkeypatch.setattr(sys, "argv", ["dashboards"])
+    assert dashboards.main() == 0
+    assert dashboards.check(tmp_path) == []
 
 
-@pytest.mark.parametrize("expression", expressions())
+@pytest.mark.parametrize("expression", sorted({each for board in dashboards.BOARDS for each in board.expressions}))
 def test_expression_uses_metrics_that_the_server_exports(expression: str) -> None:
-    """Every expression parses as PromQL and asks only for samples that server.metrics or its process exports."""
+    """Every expression parses as PromQL and asks only for what the server, its process or Prometheus itself tells."""
     names = {selector.name for selector in selectors(expression)}
     assert names
-    assert names <= exported()
+    assert names <= exported() | OF_PROMETHEUS
+
+
+def test_grafana_asks_what_the_boards_ask() -> None:
+    """Grafana's JSON has every expression of the boards, those of variables and annotations among them, and no other."""
+    for board, made in zip(dashboards.BOARDS, GRAFANA, strict=True):
+        assert made["uid"] == f"netweight-{board.name}"
+        asked = [target["expr"] for panel in drawn(made) for target in panel["targets"]]
+        offered = [each["query"] for each in made["templating"]["list"]]
+        marks = [each["expr"] for each in made["annotations"]["list"]]
+        assert asked == [query.expression for panel in board.panels for query in panel.queries]
+        assert offered == [f"label_values({each.metric}, {each.name})" for each in board.variables]
+        assert marks == [each.expression for each in board.annotations]
 
 
 @pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
 def test_panel_can_be_read(panel: dict[str, Any]) -> None:
     """Every panel has a description, a unit where it shows a value, and a legend for each query."""
     assert panel["description"].endswith(".")
-    shows_names = panel["options"].get("textMode") == "name"
+    shows_names = panel.get("options", {}).get("textMode") == "name"
     assert shows_names or panel["fieldConfig"]["defaults"]["unit"]
     assert all(target["legendFormat"] for target in panel["targets"])
     assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
 
 
-def test_legend_labels_survive_the_aggregation() -> None:
-    """A legend names only labels that its expression keeps: those of its outermost `by`, or the target's own."""
-    for panel in panels():
-        for target in panel["targets"]:
-            kept = set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", target["expr"])))) or {"instance"}
-            assert set(LABEL.findall(target["legendFormat"])) <= kept, panel["title"]
-
-
 def test_panels_do_not_overlap() -> None:
-    """No two panels share a cell of the dashboard's grid, and none leaves its 24 columns."""
-    cells: set[tuple[int, int]] = set()
-    for panel in panels():
-        at = panel["gridPos"]
-        own = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
-        assert max(x for x, _ in own) < 24
-        assert not own & cells, panel["title"]
-        cells |= own
+    """No two panels of a board share a cell of its grid, and none leaves its 24 columns."""
+    for board in GRAFANA:
+        cells: set[tuple[int, int]] = set()
+        for panel in drawn(board):
+            at = panel["gridPos"]
+            own = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+            assert max(x for x, _ in own) < 24
+            assert not own & cells, panel["title"]
+            cells |= own
 
 
-def test_grafana_and_dashboard_name_the_same_source() -> None:
-    """The data source that the dashboard asks is the one that is provisioned, at the scrape interval in use."""
+def test_table_names_every_column() -> None:
+    """Each query of the table of costs is a column with its own title, place and unit."""
+    (panel,) = [panel for panel in panels() if panel["type"] == "table"]
+    organized = panel["transformations"][1]["options"]
+    columns = [f"Value #{target['refId']}" for target in panel["targets"]]
+    assert set(organized["indexByName"]) == set(organized["renameByName"]) == {"model", "version", *columns}
+    with_unit = [each["matcher"]["options"] for each in panel["fieldConfig"]["overrides"]]
+    assert with_unit == [organized["renameByName"][column] for column in columns]
+
+
+def test_the_board_and_the_alerts_have_the_same_bounds() -> None:
+    """The line in the panel of latencies is where the alert fires, and both count the same codes as our fault."""
+    rules = (ROOT / "deploy/alerts.yml").read_text(encoding="utf-8")
+    assert f"> {BOUND_SECONDS}\n" in rules
+    assert f"{{{OURS}}}" in rules
+    (latency,) = [panel for panel in panels() if panel["title"] == "Latency"]
+    assert latency["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"] == BOUND_SECONDS
+
+
+def test_every_mounted_file_is_there() -> None:
+    """Every file and folder of deploy/ that docker-compose.yml mounts or names exists; the home page is a dashboard."""
+    services = YAML(typ="safe").load(COMPOSE)["services"]
+    mounted = {}
+    for name in ("prometheus", "grafana"):
+        for volume in services[name]["volumes"]:
+            source, _, rest = volume.partition(":")
+            if source.startswith("./"):
+                assert (ROOT / source).exists(), source
+                mounted[rest.partition(":")[0]] = ROOT / source
+    (consoles,) = [word for word in services["prometheus"]["command"] if word.startswith("--web.console.templates=")]
+    assert (mounted[consoles.partition("=")[2]] / "index.html").is_file()
+    home = Path(services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (mounted[str(home.parent)] / home.name).is_file()
+
+
+def test_grafana_and_dashboards_name_the_same_source() -> None:
+    """The data source that the dashboards ask is the one that is provisioned, at the scrape interval in use."""
     yaml = YAML(typ="safe")
     source = yaml.load(ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"][0]
     scrape = yaml.load(ROOT / "deploy/prometheus.yml")["global"]["scrape_interval"]
-    assert (source["type"], source["uid"]) == (dashboard.SOURCE.type_val, dashboard.SOURCE.uid)
+    assert (source["type"], source["uid"]) == (SOURCE.type_val, SOURCE.uid)
     assert source["jsonData"]["timeInterval"] == scrape
 
 
@@ -174,17 +231,27 @@ def test_prometheus_accepts_its_settings_and_its_alerts(words: tuple[str, ...]) 
 
 
 def test_every_alert_is_tried_and_has_its_paragraph() -> None:
-    """Each alert of deploy/alerts.yml fires in deploy/alerts.test.yml, and docs/runbook.md says what to do."""
-    rules, tried, runbook = (
-        (ROOT / path).read_text(encoding="utf-8")
-        for path in ("deploy/alerts.yml", "deploy/alerts.test.yml", "docs/runbook.md")
-    )
-    alerts = re.findall(r"- alert: (\w+)", rules)
-    assert len(alerts) >= 7
-    for alert in alerts:
-        assert re.search(rf"alertname: {alert}(, |\n\s+)exp_alerts", tried), alert
-        assert f"\n## {alert}\n" in runbook, alert
-        assert f"runbook: docs/runbook.md#{alert.lower()}\n" in rules, alert
+    """Each alert fires in one case of deploy/alerts.test.yml and not in another, and docs/runbook.md says what to do."""
+    yaml = YAML(typ="safe")
+    (group,) = yaml.load(ROOT / "deploy/alerts.yml")["groups"]
+    cases = yaml.load(ROOT / "deploy/alerts.test.yml")["tests"]
+    tried = [(each["alertname"], "exp_alerts" in each) for case in cases for each in case["alert_rule_test"]]
+    alerts = [rule["alert"] for rule in group["rules"]]
+    for rule in group["rules"]:
+        name = rule["alert"]
+        assert {fires for alert, fires in tried if alert == name} == {True, False}, name
+        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
+        assert rule["labels"]["severity"] in {"warning", "critical"}
+    runbook = (ROOT / "docs/runbook.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\w+)$", runbook, re.MULTILINE) == alerts
+
+
+@pytest.mark.parametrize(
+    "alert", YAML(typ="safe").load(ROOT / "deploy/alerts.yml")["groups"][0]["rules"], ids=lambda each: each["alert"]
+)
+def test_alert_asks_for_metrics_that_the_server_exports(alert: dict[str, Any]) -> None:
+    """Every rule asks only for what the server, its process or Prometheus itself tells."""
+    assert {selector.name for selector in selectors(alert["expr"])} <= exported() | OF_PROMETHEUS
 
 
 def test_image_installs_what_serving_needs_and_no_more() -> None:
