@@ -159,7 +159,7 @@ def _sign(model: onnx_ir.Model, metadata: Mapping[str, str]) -> None:
 
 
 def _check(path: Path, bytes: int) -> None:  # noqa: A002 - of the weights
-    """Let ONNX's checker read the file; shapes are inferred as well unless protobuf's 2 GB would not hold the model."""
+    """Let ONNX's checker read the file; shapes are inferred as well unless protobuf's 2 GiB would not hold the model."""
     onnx.checker.check_model(str(path), full_check=bytes < PROTOBUF_BYTES)
 
 

@@ -66,7 +66,7 @@ def read(path: Path) -> OnnxFile:
         model = onnx.load(path, format="protobuf", load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
         raise NetweightError(
-            f"{path} is not an ONNX file: reading it failed with {first_line(error)}; expected a whole file, below 2 GB but "
+            f"{path} is not an ONNX file: reading it failed with {first_line(error)}; expected a whole file, below 2 GiB but "
             "for weights beside it"
         ) from error
     if not model.HasField("graph"):

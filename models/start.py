@@ -136,7 +136,10 @@ def _transfer(network: nn.Module, preprocessing: Preprocessing, architecture: Ar
     """Take all but the head."""
     assert request.transfer
     source = request.transfer.source
-    state = weights.read(weights.parse(source), architecture)
+    try:
+        state = weights.read(weights.parse(source), architecture)
+    except weights.OtherNetworkError as error:
+        raise NetweightError(f"{error}, or say --init-from, which takes the layers that match") from None
     assert state.tensors is not None
     found = initialize.layers(network, preprocessing)
     taken = initialize.take_all_but_head(network, found, state.tensors, source)

@@ -22,6 +22,10 @@ CHECKPOINT_FORMAT = "netweight-checkpoint/1"
 _FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
 
+class OtherNetworkError(NetweightError):
+    """A checkpoint is of another network than the one that was asked for."""
+
+
 @dataclass(frozen=True)
 class State:
     """What weights bring along; None where they say nothing about it and the architecture's own holds."""
@@ -124,8 +128,8 @@ def _read_checkpoint(weights: Weights, architecture: Architecture) -> State:
 def _netweight_state(weights: Weights, content: dict[str, Any], architecture: Architecture) -> State:
     """Take apart what `models.train` wrote."""
     if content["architecture"] != architecture.name:
-        raise NetweightError(
-            f"{weights.source} is a checkpoint of {content['architecture']}, not of {architecture.name}: export it as "
+        raise OtherNetworkError(
+            f"{weights.source} is a checkpoint of {content['architecture']}, not of {architecture.name}: ask for "
             f"{content['architecture']}, or give a checkpoint of {architecture.name}"
         )
     head = content.get("head")

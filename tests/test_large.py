@@ -1,4 +1,4 @@
-"""Networks of any weight: beyond protobuf's 2 GB the weights lie beside the graph, and are mapped rather than copied."""
+"""Networks of any weight: beyond protobuf's 2 GiB the weights lie beside the graph, and are mapped rather than copied."""
 
 from __future__ import annotations
 

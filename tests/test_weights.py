@@ -140,9 +140,9 @@ def test_other_dictionaries_are_no_checkpoints(tmp_path: Path) -> None:
 
 
 def test_checkpoint_of_another_network_names_both(tmp_path: Path) -> None:
-    """A checkpoint says whose it is, and the message how to export it."""
+    """A checkpoint says whose it is, and the message what to ask for, whether it is exported or trained on."""
     message = refusal(saved(netweight_checkpoint(architecture="vgg11"), tmp_path / "best.pt"))
-    assert "is a checkpoint of vgg11, not of lenet5: export it as vgg11" in message
+    assert "is a checkpoint of vgg11, not of lenet5: ask for vgg11" in message
 
 
 def test_unknown_published_weights_list_those_that_exist() -> None:
