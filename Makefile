@@ -7,7 +7,7 @@ STAMP := $(VENV)/installed
 RUNTIME ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu fuzz bench bench-gpu results-training results-families results-folklore results-heads results-variants export-tools conformance conformance-buf conformance-kserve perf-analyzer test-containers image-sizes lint lint-deploy lint-proto format published stubs lock clean
+.PHONY: help setup demo test test-slow test-gpu fuzz bench bench-gpu results-comparison results-training results-families results-folklore results-heads results-variants export-tools conformance conformance-buf conformance-kserve perf-analyzer test-containers image-sizes lint lint-deploy lint-proto format published stubs lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bench: $(STAMP) ## the server beside plain ONNX Runtime (10 minutes; ARGS=--quic
 
 bench-gpu: $(STAMP) ## on an NVIDIA GPU: parity, then the server beside the limit (out/bench-gpu)
 	@$(BIN)/python -m compare.bench_gpu $(ARGS)
+
+results-comparison: $(STAMP) ## the whole catalogue untrained, the digits' networks and variants trained -> docs/results (an hour, half an hour more where nothing is trained; 9 GB in out)
+	@$(BIN)/python -m compare.catalogue $(ARGS)
 
 results-families: $(STAMP) ## train, export, serve, compare every family on the digits -> docs/results (30 minutes)
 	@$(BIN)/python -m compare.families $(ARGS)

@@ -23,11 +23,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from compare.columns import DASH, show_number
+from compare.files import write_text
 from compare.limit_gpu import BUCKETS
 from compare.load import Load, Window, closed_loop, one_at_a_time
 from compare.measure import Latency, Throughput
 from compare.process import NETWEIGHT
-from compare.report import DASH, show_figure, write_text
 from compare.server_process import ServerProcess
 from models.environment import environment, gpus
 from models.spec import NetweightError
@@ -279,13 +280,13 @@ def table(results: Sequence[ModelResult]) -> Table:
         shown.add_column(heading, justify="left" if heading in ("network", "") else "right")
     for result in results:
         facts = (
-            DASH if result.latency_p50_seconds is None else show_figure(result.latency_p50_seconds * 1e3),
-            show_figure(result.limit_latency_p50_seconds * 1e3),
-            show_figure(result.start_to_ready_seconds),
+            DASH if result.latency_p50_seconds is None else show_number(result.latency_p50_seconds * 1e3),
+            show_number(result.limit_latency_p50_seconds * 1e3),
+            show_number(result.start_to_ready_seconds),
             DASH if result.gpu_bytes_peak is None else f"{result.gpu_bytes_peak / 2**20:,.0f}",
         )
         for index, row in enumerate(result.rows):
-            figures = (show_figure(row.throughput_per_second), show_figure(row.limit_per_second), f"{row.ratio:.2f}")
+            figures = (show_number(row.throughput_per_second), show_number(row.limit_per_second), f"{row.ratio:.2f}")
             shown.add_row(row.network, row.precision, str(row.batch), *figures, *(facts if index == 0 else ("",) * 4))
     return shown
 

@@ -10,8 +10,9 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from compare.measure import MB, MIB, Latency
-from compare.report import DASH, show_figure, show_ratio
+from compare.columns import DASH, show_number, show_ratio
+from compare.cost import MB, MIB
+from compare.measure import Latency
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +164,7 @@ def load_table(rows: Sequence[BenchRow]) -> Table:
             _marked(row),
             str(row.callers),
             str(row.frontends),
-            *(show_figure(figure) for figure in (row.throughput_per_second, row.limit_per_second)),
+            *(show_number(figure) for figure in (row.throughput_per_second, row.limit_per_second)),
             "error" if row.problem else f"{row.ratio:.1%}",
             *(
                 _figure(seconds, MILLISECONDS)
@@ -185,8 +186,8 @@ def start_table(rows: Sequence[BenchRow]) -> Table:
         table.add_row(
             _marked(row),
             str(row.frontends),
-            show_figure(row.model_file_bytes / MB),
-            *(show_figure(seconds) for seconds in (row.start_to_ready_seconds, row.start_to_first_answer_seconds)),
+            show_number(row.model_file_bytes / MB),
+            *(show_number(seconds) for seconds in (row.start_to_ready_seconds, row.start_to_first_answer_seconds)),
             *(_figure(each, 1 / MIB) for each in (row.resident_bytes, row.anonymous_bytes, row.peak_resident_bytes)),
             DASH if peak is None else show_ratio(peak),
             _figure(row.second_process_bytes, 1 / MIB),
@@ -227,7 +228,7 @@ def _marked(row: BenchRow) -> str:
 
 
 def _figure(value: float | None, scale: float) -> str:
-    return DASH if value is None else show_figure(value * scale)
+    return DASH if value is None else show_number(value * scale)
 
 
 def _whole(seconds: float | None) -> str:

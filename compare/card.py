@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import text_format
 
+from compare.cost import Layer, Published
 from models.spec import NetweightError
 from server.pb import model_config_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 SCHEMA = "netweight-card/1"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The model that a variant or a lighter head was made from."""
+
+    name: str
+    version: int
 
 
 @dataclass(frozen=True)
@@ -33,12 +43,20 @@ class Card:
     """None: not known, as of a model from elsewhere."""
     adaptation: str | None
     preprocessing: dict[str, Any]
+    architecture: str | None = None
+    family: str | None = None
+    variant: str = "fp32"
+    reference: Reference | None = None
+    multiply_accumulates: int | None = None
+    layers: tuple[Layer, ...] = ()
+    published: Published | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Card:
         """Read a card's JSON values."""
         architecture, weights = values.get("architecture") or {}, values.get("weights") or {}
         parameters, trained = values.get("parameters"), weights.get("trained")
+        reference = values.get("reference")
         return cls(
             name=values["name"],
             version=int(values["version"]),
@@ -50,6 +68,13 @@ class Card:
             trained=None if trained is None else bool(trained),
             adaptation=architecture.get("adaptation"),
             preprocessing=values.get("preprocessing") or {},
+            architecture=architecture.get("name"),
+            family=architecture.get("family"),
+            variant=values["graph"].get("variant") or "fp32",
+            reference=Reference(reference["name"], int(reference["version"])) if reference else None,
+            multiply_accumulates=values.get("multiply_accumulates"),
+            layers=tuple(_layer(each) for each in values.get("layers") or ()),
+            published=best([_published(each) for each in values.get("published") or ()]),
         )
 
 
@@ -91,3 +116,24 @@ def read_max_batch_size(repository: Path, model: str) -> int:
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise NetweightError(f"{path}: not a model configuration: {error}") from error
     return config.max_batch_size
+
+
+def best(published: Sequence[Published]) -> Published | None:
+    """Return the accuracy with the highest top-1, of equals the last; its source tells whose it is."""
+    return max(reversed(published), key=lambda each: each.top1_percent, default=None)
+
+
+def _layer(values: dict[str, Any]) -> Layer:
+    return Layer(
+        values["name"],
+        values["op"],
+        int(values["parameters"]),
+        int(values["bytes"]),
+        int(values.get("multiply_accumulates") or 0),
+    )
+
+
+def _published(values: dict[str, Any]) -> Published:
+    return Published(
+        values["top1_percent"], values.get("top5_percent"), values.get("data") or "", values.get("source") or ""
+    )

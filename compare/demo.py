@@ -14,21 +14,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console
 
-from compare import report as reports
 from compare.card import read_card, versions
-from compare.process import NETWEIGHT, start
-from compare.run import compare
-from models.environment import environment
+from compare.plan import DEMO, Plan
+from compare.process import NETWEIGHT, say, start
+from compare.results import write_all
+from compare.run import UnfinishedError, compare
+from compare.table import show
 from models.spec import NetweightError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from compare.measure import Row
+    from compare.comparison import Comparison
 
 NETWORKS = ("lenet5", "resnet18", "mobilenet_v2", "vgg16_bn")
 DATA = "digits"
@@ -66,27 +67,27 @@ def demo(
     directory: Path = Path("out/demo"),
     *,
     networks: Sequence[str] = NETWORKS,
-    callers: Sequence[int] = (32,),
-    seconds: float = 2.0,
-    report: Callable[[str], None] = reports.say,
+    plan: Plan = DEMO,
+    report: Callable[[str], None] = say,
     console: Console | None = None,
     command: Sequence[str] = NETWEIGHT,
-) -> list[Row]:
+) -> Comparison:
     """Train, export, serve and compare networks on the built-in digits; print the table, write the results.
 
-    What an earlier call finished is used again. `results.json`, `results.md` and `results.svg` (the table as a picture) are written into `directory`.
+    What an earlier call finished is used again. `comparison.json`, .csv, .md, .html (the page) and .svg (the table as a
+    picture) are written into `directory`.
 
     Args:
         directory: where everything is kept.
         networks: names in the catalogue that have a recipe.
-        callers: numbers of callers for throughput.
-        seconds: how long each measuring window lasts.
+        plan: how long what is measured.
         report: is told what runs, line by line.
         console: where the table goes; None: the terminal.
         command: how netweight is called.
 
     Raises:
-        NetweightError: a step failed (its own message stands above), or another demo works in `directory`.
+        NetweightError: a step failed (its own message stands above), a model could not be measured (what was is written),
+            or another demo works in `directory`.
         SystemExit: 130 after Ctrl-C.
     """
     layout = Layout(directory)
@@ -96,18 +97,20 @@ def demo(
     )
     try:
         with _alone(directory):
-            rows = _Steps(layout, networks, command, report).run(callers, seconds)
+            comparison = _Steps(layout, networks, command, report).run(plan)
     except KeyboardInterrupt:
-        report("interrupted: type the command again, and it goes on from here")
-        raise SystemExit(INTERRUPTED) from None
-    reports.write_results(directory / "results.json", rows, environment())
-    reports.write_text(directory / "results.md", reports.as_markdown(rows))
-    reports.write_text(directory / "results.svg", reports.as_svg(rows))
+        _interrupted(report)
+    except UnfinishedError as unfinished:
+        if unfinished.interrupted:
+            _interrupted(report)
+        write_all(directory, unfinished.comparison)
+        raise
+    paths = write_all(directory, comparison)
     report("")
-    reports.show(rows, console or Console())
+    show(comparison, console or Console())
     report("")
-    report(f"{time.monotonic() - began:.0f} s in all; the figures are in {directory / 'results.json'} and results.md")
-    return rows
+    report(f"{time.monotonic() - began:.0f} s in all; the figures: {', '.join(str(path) for path in paths)}")
+    return comparison
 
 
 class _Steps:
@@ -122,7 +125,7 @@ class _Steps:
         self.report = report
         self.done = 0
 
-    def run(self, callers: Sequence[int], seconds: float) -> list[Row]:
+    def run(self, plan: Plan) -> Comparison:
         """Do what is not done yet, then measure."""
         for network in self.networks:
             self._train(network)
@@ -133,8 +136,7 @@ class _Steps:
                 self.networks,
                 repository=self.layout.repository,
                 heldout=self.layout.heldout,
-                callers=callers,
-                seconds=seconds,
+                plan=plan,
                 report=lambda line: self.report(f"      {line}"),
                 command=self.command,
             )
@@ -184,6 +186,12 @@ class _Steps:
                 f"netweight {' '.join(words)} failed with exit code {code}; mend what it says above,"
                 " then the same command goes on from here"
             )
+
+
+def _interrupted(report: Callable[[str], None]) -> NoReturn:
+    """End after Ctrl-C."""
+    report("interrupted: type the command again, and it goes on from here")
+    raise SystemExit(INTERRUPTED) from None
 
 
 def run_to_end(command: Sequence[str]) -> int:

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compare import report as reports
+from compare import comparison as comparisons
 from compare.demo import demo
-from models.environment import environment
+from compare.files import write_text
+from compare.markdown import as_markdown
+from compare.plan import PLANS
+from compare.process import say
 from models.spec import NetweightError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from compare.measure import Row
+    from compare.comparison import Comparison
 
 FAMILIES = (
     "lenet5",
@@ -50,35 +53,36 @@ def families(
     *,
     networks: Sequence[str] = FAMILIES,
     least_accuracy: float = LEAST_ACCURACY,
-    report: Callable[[str], None] = reports.say,
-) -> list[Row]:
+    report: Callable[[str], None] = say,
+) -> Comparison:
     """Train, export, serve and compare, and store the result in `results`.
 
     Raises:
         NetweightError: a step failed, or a network stayed below `least_accuracy`; the results are stored all the same.
     """
     began = time.monotonic()
-    rows = demo(directory, networks=networks, report=report)
-    reports.write_results(results / "families.json", rows, environment())
-    reports.write_text(results / "families.md", page(rows))
+    comparison = demo(directory, networks=networks, plan=PLANS["standard"], report=report)
+    comparisons.write(results / "families.json", comparison)
+    write_text(results / "families.md", page(comparison))
     report(f"{results / 'families.md'} written, {time.monotonic() - began:.0f} s in all")
-    poor = [f"{row.network} {row.accuracy or 0:.1%}" for row in rows if (row.accuracy or 0) < least_accuracy]
+    reached = {card.model: card.accuracy.top1 if card.accuracy else 0.0 for card in comparison.cards}
+    poor = [f"{model} {accuracy:.1%}" for model, accuracy in reached.items() if accuracy < least_accuracy]
     if poor:
         raise NetweightError(
             f"expected {least_accuracy:.0%} of the held-out digits or more, got {', '.join(poor)}: mend its recipe in "
             "models/records.py"
         )
-    return rows
+    return comparison
 
 
-def page(rows: Sequence[Row]) -> str:
+def page(comparison: Comparison) -> str:
     """Return the stored page: how it came about, then the comparison's own table."""
     return (
         "# Every family on the digits\n\n"
         "`make results-families` trained each network by the recipe of its record on the built-in digits (32 by 32 pixels,\n"
         "1,293 to train, 144 to choose the epoch, 360 held out), exported it, served it and asked the server for the\n"
         "held-out images. Raw figures, machine and versions: `families.json`.\n\n"
-        f"{reports.as_markdown(rows)}"
+        f"{as_markdown(comparison)}"
     )
 
 

@@ -1,7 +1,7 @@
 """What lighter heads make of VGG-16 on the built-in digits: `make results-heads` writes docs/results/heads.json and .md.
 
-The network is trained (or a trained one is given), and exported by the command line with each head, as fp32 and int8;
-every figure is read from the cards of what was published.
+The network is trained (or a trained one is given), and exported by the command line with each head, as fp32 and int8.
+Where each megabyte went is read from the cards of what was published; what each costs is measured through the server.
 """
 
 from __future__ import annotations
@@ -11,20 +11,25 @@ import json
 import sys
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from compare import report as reports
+from compare import comparison as comparisons
 from compare.card import versions
-from compare.process import NETWEIGHT, start
-from models.environment import environment
+from compare.columns import DASH
+from compare.files import write_text
+from compare.markdown import as_markdown
+from compare.process import NETWEIGHT, say, start
+from compare.run import compare
 from models.spec import NetweightError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from compare.comparison import Comparison
 
 NETWORK = "vgg16_bn"
 DEMO = Path("out/demo/runs") / NETWORK / "best.pt"
@@ -59,9 +64,9 @@ class Row:
 
 
 def measure(
-    directory: Path, results: Path, weights: Path | None = None, report: Callable[[str], None] = reports.say
-) -> list[Row]:
-    """Train where needed, export what is not there yet, and store the result in `results`.
+    directory: Path, results: Path, weights: Path | None = None, report: Callable[[str], None] = say
+) -> Comparison:
+    """Train where needed, export what is not there yet, compare, and store the result in `results`.
 
     Raises:
         NetweightError: a step failed; or no head is below `MOST_BYTES` at equal accuracy, which is stored all the same.
@@ -74,11 +79,12 @@ def measure(
             _netweight("export", NETWORK, "--weights", str(trained), "--repository", str(repository), *options, *INT8)
     names = [NETWORK, *(f"{NETWORK}.{head}{variant}" for variant in ("", ".int8") for head in HEADS)]
     rows = [row(read(repository, name)) for name in names]
-    reports.write_text(results / "heads.md", page(rows))
-    _store(results / "heads.json", rows)
+    comparison = compare(names, repository=repository, heldout=str(trained.parent / "heldout.npz"), report=report)
+    comparisons.write(results / "heads.json", comparison)
+    write_text(results / "heads.md", page(rows, comparison))
     report(f"{results / 'heads.md'} written, {time.monotonic() - began:.0f} s in all")
     _check(rows)
-    return rows
+    return comparison
 
 
 def row(card: Mapping[str, Any]) -> Row:
@@ -114,19 +120,22 @@ def read(repository: Path, name: str) -> dict[str, Any]:
     return card
 
 
-def page(rows: Sequence[Row]) -> str:
-    """Return the stored page."""
-    first = rows[0]
+def page(rows: Sequence[Row], comparison: Comparison) -> str:
+    """Return the stored page: what the cards tell, then what the comparison measured."""
+    first, options = rows[0], [" ".join([*given, *INT8]) for given in HEADS.values()]
     return (
         "# What lighter heads make of VGG-16\n\n"
         f"`make results-heads`: {NETWORK}, trained on the built-in digits (32 by 32 pixels, 10 classes), exported as it is\n"
         "and with each head, in fp32 and int8. Accuracy and agreement (with the fp32 original) are those of the ONNX file\n"
-        f"in ONNX Runtime, on the {first.images} held-out images. MB = 10^6 bytes. Raw figures, options, machine and\n"
-        "versions: `heads.json`; what the heads are: `docs/heads.md`.\n\n"
+        f"in ONNX Runtime, on the {first.images} held-out images. MB = 10^6 bytes. Options of `netweight export`:\n"
+        f"{' and '.join(f'`{each}`' for each in options)}. What the heads are: `docs/heads.md`.\n\n"
         f"{_table(_FIGURES, [_figures(each, first) for each in rows])}\n"
         "## Where each megabyte went\n\n"
         "Initializers in MB, by part of the network; the layers of a part that was split in two are counted together.\n\n"
-        f"{_table(['part', *(each.model for each in rows)], _parts(rows))}"
+        f"{_table(['part', *(each.model for each in rows)], _parts(rows))}\n"
+        "## What each costs in a server\n\n"
+        "Measured through the server (docs/comparison.md). Raw figures, machine and versions: `heads.json`.\n\n"
+        f"{as_markdown(comparison)}"
     )
 
 
@@ -152,7 +161,7 @@ def _figures(each: Row, first: Row) -> list[str]:
         f"{100 * each.top1:.2f}",
         f"{100 * each.agreement:.2f}",
         f"{first.file_bytes / each.file_bytes:.1f}",
-        f"{each.fine_tuning['seconds']:.0f}" if each.fine_tuning else reports.DASH,
+        f"{each.fine_tuning['seconds']:.0f}" if each.fine_tuning else DASH,
     ]
 
 
@@ -160,8 +169,7 @@ def _parts(rows: Sequence[Row]) -> list[list[str]]:
     """Return the lines of the second table; a part that a network has not is a dash."""
     names = sorted({name for each in rows for name in each.parts}, key=_order)
     lines = [
-        [name, *(f"{each.parts[name] / 1e6:.2f}" if name in each.parts else reports.DASH for each in rows)]
-        for name in names
+        [name, *(f"{each.parts[name] / 1e6:.2f}" if name in each.parts else DASH for each in rows)] for name in names
     ]
     return [*lines, ["all", *(f"{each.initializer_bytes / 1e6:.2f}" for each in rows)]]
 
@@ -207,18 +215,6 @@ def _netweight(*arguments: str) -> None:
         raise
     if code:
         raise NetweightError(f"`netweight {' '.join(arguments)}` failed, as told above: mend it and repeat")
-
-
-def _store(path: Path, rows: Sequence[Row]) -> None:
-    """Write the raw figures."""
-    options = {head: " ".join([*given, *INT8]) for head, given in HEADS.items()}
-    content = {
-        "network": NETWORK,
-        "options": options,
-        "rows": [asdict(each) for each in rows],
-        "environment": environment(),
-    }
-    reports.write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _check(rows: Sequence[Row]) -> None:

@@ -13,7 +13,7 @@ from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 import numpy as np
@@ -26,9 +26,11 @@ else:
     from uvloop import new_event_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 CHANNEL_OPTIONS = (
@@ -122,8 +124,13 @@ def closed_loop(
     Requests under way when the window closes are waited for and counted; `Load.seconds` reaches to the last reply. Over
     several connections, callers take them in turn: a server of several processes gets whole connections, not requests.
     """
+    return run(_closed_loop(address, requests, callers, window, warm_up_seconds, connections))
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end in an event loop of its own, uvloop's where there is one; return what it returns."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(_closed_loop(address, requests, callers, window, warm_up_seconds, connections))
+        return runner.run(main)
 
 
 async def _closed_loop(

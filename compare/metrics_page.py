@@ -13,8 +13,13 @@ from models.spec import NetweightError
 
 FIGURES = {
     "netweight_model_load_seconds": "load_seconds",
+    "netweight_model_session_seconds": "session_seconds",
+    "netweight_model_warm_up_seconds": "warm_up_seconds",
     "netweight_model_resident_bytes": "resident_bytes",
+    "netweight_model_gpu_memory_bytes": "gpu_memory_bytes",
     "netweight_model_file_bytes": "file_bytes",
+    "netweight_model_parameters": "parameters",
+    "netweight_model_multiply_accumulates": "multiply_accumulates",
 }
 
 
@@ -23,9 +28,29 @@ class ModelFigures:
     """What the server says of one version of a model; None: it does not say."""
 
     load_seconds: float | None = None
+    session_seconds: float | None = None
+    warm_up_seconds: float | None = None
     resident_bytes: int | None = None
+    gpu_memory_bytes: int | None = None
     file_bytes: int | None = None
+    parameters: int | None = None
+    multiply_accumulates: int | None = None
     provider: str | None = None
+
+
+@dataclass(frozen=True)
+class ProcessFigures:
+    """What the server says of its own process; None: it does not say.
+
+    Attributes:
+        startup_seconds: by phase (``process``, ``imports``, ``other``, ``total``).
+        gpu_memory_bytes: that its process holds, of all GPUs together.
+        cpu_seconds: that its process has used, user and system.
+    """
+
+    startup_seconds: dict[str, float] = field(default_factory=dict)
+    gpu_memory_bytes: int | None = None
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +109,22 @@ def parse_counts(text: str, model: str) -> Counts:
     return Counts(requests, inferences)
 
 
+def parse_process(text: str) -> ProcessFigures:
+    """Return what a page of Prometheus's text format says of the server's process."""
+    startup: dict[str, float] = {}
+    gpu: list[float] = []
+    cpu = None
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "netweight_startup_seconds":
+                startup[sample.labels["phase"]] = sample.value
+            elif sample.name == "netweight_gpu_process_memory_bytes":
+                gpu.append(sample.value)
+            elif sample.name == "process_cpu_seconds_total":
+                cpu = sample.value
+    return ProcessFigures(startup, int(sum(gpu)) if gpu else None, cpu)
+
+
 def parse_figures(text: str) -> dict[tuple[str, str], ModelFigures]:
     """Return the figures of each (model name, version) in a page of Prometheus's text format."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -92,7 +133,7 @@ def parse_figures(text: str) -> dict[tuple[str, str], ModelFigures]:
             key = (sample.labels.get("model", ""), sample.labels.get("version", ""))
             if sample.name in FIGURES:
                 figure = FIGURES[sample.name]
-                value = sample.value if figure == "load_seconds" else int(sample.value)
+                value = sample.value if figure.endswith("_seconds") else int(sample.value)
                 found.setdefault(key, {})[figure] = value
             elif sample.name == "netweight_model_provider_info" and sample.value == 1:
                 found.setdefault(key, {})["provider"] = sample.labels.get("provider")

@@ -1,4 +1,4 @@
-"""Processes of the real command line that end when the one that started them does."""
+"""Processes of the real command line that end when the one that started them does, and lines of progress among theirs."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     and write into a directory that the next run works in.
     """
     return subprocess.Popen([*_ending_with_parent(), *command], **options)
+
+
+def say(line: str) -> None:
+    """Print a line of progress at once, in order with what processes of ours print."""
+    print(line, flush=True)
 
 
 def _ending_with_parent() -> list[str]:

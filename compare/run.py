@@ -1,204 +1,175 @@
-"""The comparison itself: every model measured through a server that really serves it."""
+"""The comparison itself: every model measured through a server that really serves it, round after round."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from itertools import cycle
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import fnmatch
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-import numpy as np
+import grpc
 
-from compare.card import Card, model_names, read_card, read_max_batch_size
-from compare.images import HeldOut, InputTensor, fit, input_tensor, random_images, read_held_out
-from compare.load import Load, Window, closed_loop, one_at_a_time, serialise
-from compare.measure import Accuracy, Latency, Row, Throughput
-from compare.metrics_page import ModelFigures, read_figures
-from compare.process import NETWEIGHT
-from compare.report import say
-from compare.server_process import ServerProcess
+from compare import energy
+from compare.answers import held_out_path
+from compare.card import model_names, read_card, versions
+from compare.comparison import Comparison
+from compare.cost import Settings
+from compare.place import Places, index
+from compare.plan import PLANS, Plan
+from compare.process import NETWEIGHT, say
+from compare.round import Conditions
+from compare.surroundings import Surroundings
+from compare.work import Work
 from models.spec import NetweightError
-from server.client import Client, ClientError
+from server.client import ClientError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from numpy.typing import NDArray
+    from compare.cost import Busy
 
-BATCH_SIZES = (1, 8, 1, 16)
-"""Accuracy: images in each request, in turn; sizes not below a model's max batch size are left out."""
-DISTINCT_INPUTS = 64
-MIN_LATENCY_SAMPLES = 200
-WARM_UP_SECONDS = 0.5
-LONGEST_WINDOW = 4
-"""The latency window lasts up to this many times as long where MIN_LATENCY_SAMPLES need it."""
+SEED = 0
+"""Of random images and of the moments when Poisson requests are due."""
+BOUND_SECONDS = 0.1
+"""A tenth of a second: what a person takes for at once."""
+
+
+class UnfinishedError(NetweightError):
+    """Models failed, or the user interrupted; what was measured is in `comparison`.
+
+    Attributes:
+        comparison: of the models and rounds that were measured.
+        interrupted: whether by the user.
+    """
+
+    def __init__(self, message: str, comparison: Comparison, *, interrupted: bool) -> None:
+        """Store what was measured."""
+        super().__init__(message)
+        self.comparison = comparison
+        self.interrupted = interrupted
 
 
 def compare(  # noqa: PLR0913 - each is one option of the command line
     models: Sequence[str] = (),
     *,
     repository: Path,
+    plan: Plan = PLANS["standard"],
     address: str | None = None,
     metrics_url: str | None = None,
     heldout: str | None = None,
-    callers: Sequence[int] = (32,),
-    seconds: float = 2.0,
+    bound_seconds: float = BOUND_SECONDS,
+    hourly_price: float | None = None,
     report: Callable[[str], None] = say,
     command: Sequence[str] = NETWEIGHT,
-) -> list[Row]:
-    """Measure models of a repository through a server, and return one row for each in the order of their names given.
+) -> Comparison:
+    """Measure models of a repository through a server; the cards stand in the order of the names given.
 
-    Each model in turn: accuracy, which also warms it; latency of one caller; then throughput for each number of callers.
-    Without a running server each model gets one of its own, started for it alone: resident memory that one model gained
-    would otherwise hold what another had left free.
+    First each model in turn answers the held-out images, and what it will be sent is chosen. Then follow the plan's
+    rounds, each through all models. Without a running server each model gets one of its own each time, started for it
+    alone: resident memory that one model gained would otherwise hold what another had left free.
 
     Args:
-        models: names; none: every model of the repository that has a card.
+        models: names, or patterns such as ``vgg*``; none: every model of the repository that has a card.
         repository: where the cards are, and what servers that are started serve.
-        address: HOST:PORT of a running server; None: one is started for each model, and stopped after it.
-        metrics_url: the running server's metrics page; without it load seconds and memory stay unknown.
+        plan: how long what is measured.
+        address: HOST:PORT of a running server; None: one is started for each model.
+        metrics_url: the running server's metrics page; without it memory stays unknown.
         heldout: path with ``{model}`` in it to each model's ``heldout.npz``; where there is none, accuracy stays unknown
             and random images are sent.
-        callers: numbers of callers for throughput; the last one's is the row's.
-        seconds: how long each window lasts (the latency window up to four times as long, until it has 200 samples).
+        bound_seconds: the p99 that the highest Poisson rate must keep.
+        hourly_price: of the machine, in any money, for the price of a million inferences.
         report: is told what is being measured, line by line.
         command: how netweight is called to start a server.
 
     Raises:
-        NetweightError: an unknown model, a server that does not answer or dies, held-out images of another shape.
+        NetweightError: an unknown model, no server that answers, held-out images of another shape: nothing was measured.
+        UnfinishedError: some models failed, or Ctrl-C ended it; it holds what was measured.
     """
-    names = list(models) or model_names(repository)
-    if not names:
+    names = choose(models, repository, address)
+    references = {name: _reference(repository, name) for name in names}
+    held_out = {name: held_out_path(heldout, name, references[name]) for name in names}
+    conditions = Conditions(plan, bound_seconds, SEED, energy.meter())
+    places = Places(repository, address, metrics_url, command)
+    work, surroundings = Work(places, conditions, held_out, report), Surroundings(places)
+    interrupted = False
+    try:
+        work.do(names)
+    except KeyboardInterrupt:
+        interrupted = True
+    busy = surroundings.busy()
+    settings = Settings(
+        plan.name, plan.rounds, plan.seconds, plan.callers, bound_seconds, hourly_price, SEED, address is None
+    )
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    cards = work.cards(names, hourly_price)
+    comparison = Comparison(created, surroundings.environment, busy, settings, work.callers, cards)
+    if busy and busy.is_busy:
+        report(warning(busy))
+    _raise_unfinished(work.failed, comparison, len(names), interrupted=interrupted)
+    return comparison
+
+
+def choose(models: Sequence[str], repository: Path, address: str | None = None) -> list[str]:
+    """Return the names that are meant, each once, those of a pattern in alphabetical order.
+
+    They are those of the repository's cards; of a running server those that are ready there.
+
+    Raises:
+        NetweightError: a name or a pattern that no model has, or no server that answers.
+    """
+    known = model_names(repository) if address is None else _ready(address, repository)
+    if not known and address is not None:
+        raise NetweightError(f"server at {address}: no model is ready; load one")
+    if not known:
         raise NetweightError(f"repository {repository}: no model with a card.json; make one with netweight export")
-    held_out = {name: _held_out(heldout, name) for name in names}
-    for name in names:
-        read_card(repository, name)
-    rows = []
-    for name in names:
-        started = _start(name, repository, command, report) if address is None else nullcontext((address, metrics_url))
-        with started as (where, page), Client(where) as client:
-            figures = read_figures(page) if page else {}
-            try:
-                rows.append(
-                    _Measurement(client, repository, figures, callers, seconds, report).row(name, held_out[name])
-                )
-            except ClientError as error:
-                raise NetweightError(f"server at {where}: {error.code.name}: {error}") from error
-    return rows
+    chosen: dict[str, None] = {}
+    for model in models or ["*"]:
+        matching = [model] if model in known else fnmatch.filter(known, model)
+        if not matching:
+            raise NetweightError(
+                f"{model}: no card.json for a model of that name or pattern in repository {repository},"
+                f" which has {', '.join(known)}; export it first"
+                if address is None
+                else f"{model}: no model of that name or pattern is ready at {address}, which has {', '.join(known)}"
+            )
+        chosen.update(dict.fromkeys(matching))
+    return list(chosen)
 
 
-@contextmanager
-def _start(
-    model: str, repository: Path, command: Sequence[str], report: Callable[[str], None]
-) -> Iterator[tuple[str, str | None]]:
-    """Start a server of one model; give its gRPC address and its metrics page."""
-    with ServerProcess(repository, models=[model], command=command) as server:
-        report(f"{model}: server ready in {server.ready_seconds:.1f} s")
-        yield server.address, server.metrics_url
+def _ready(address: str, repository: Path) -> list[str]:
+    """Return the models that a running server has ready, in alphabetical order; the repository's if it does not tell."""
+    try:
+        return sorted({name for name, _, state in index(address) if state == "READY"})
+    except ClientError as error:
+        if error.code == grpc.StatusCode.UNIMPLEMENTED:  # a server of the Open Inference Protocol alone
+            return model_names(repository)
+        raise NetweightError(str(error)) from error
 
 
-@dataclass(frozen=True)
-class _Measurement:
-    """What stays the same from model to model."""
-
-    client: Client
-    repository: Path
-    figures: dict[tuple[str, str], ModelFigures]
-    callers: Sequence[int]
-    seconds: float
-    report: Callable[[str], None]
-
-    @property
-    def warm_up_seconds(self) -> float:
-        """Of each window, kept apart."""
-        return min(WARM_UP_SECONDS, self.seconds)
-
-    def row(self, model: str, held_out: HeldOut | None) -> Row:
-        """Measure one model."""
-        metadata = self.client.metadata(model)
-        version = max(metadata.versions, key=int)
-        card = read_card(self.repository, model, int(version))
-        tensor = input_tensor(model, metadata.inputs)
-        if held_out is None:
-            images, accuracy = random_images(tensor, DISTINCT_INPUTS), None
-        else:
-            images = fit(held_out.images, tensor, card.preprocessing)
-            accuracy = self._accuracy(tensor, images, held_out.labels)
-        requests = serialise(model, images[:DISTINCT_INPUTS], input_name=tensor.name, datatype=tensor.datatype)
-        one = self._latency(model, requests)
-        loads = [self._throughput(model, requests, callers) for callers in self.callers]
-        return _row(card, self.figures.get((model, version), ModelFigures()), one, loads, accuracy)
-
-    def _accuracy(self, tensor: InputTensor, images: NDArray[Any], labels: NDArray[np.int64]) -> Accuracy:
-        """Send every image once, single ones and batches in turn, and count the labels that come back first."""
-        max_batch_size = read_max_batch_size(self.repository, tensor.model)
-        sizes = cycle([size for size in BATCH_SIZES if size < max_batch_size] or [1])
-        correct = start = 0
-        while start < len(images):
-            stop = start + next(sizes)
-            outputs = self.client.infer(tensor.model, {tensor.name: images[start:stop]}).outputs
-            scores = outputs.get("probabilities", next(iter(outputs.values())))
-            correct += int(np.sum(np.argmax(scores, axis=1) == labels[start:stop]))
-            start = stop
-        accuracy = Accuracy(correct, len(images))
-        self.report(f"{tensor.model}: {correct} of {len(images)} held-out images right ({accuracy.top1:.1%})")
-        return accuracy
-
-    def _latency(self, model: str, requests: Sequence[bytes]) -> Load:
-        window = Window(self.seconds, MIN_LATENCY_SAMPLES, LONGEST_WINDOW * self.seconds)
-        load = one_at_a_time(self.client.address, requests, window, warm_up_seconds=self.warm_up_seconds)
-        latency = Latency(load.latencies)
-        self.report(f"{model}: 1 caller, p50 {_ms(latency.p50_seconds)}, p99 {_ms(latency.p99_seconds)}{_errors(load)}")
-        return load
-
-    def _throughput(self, model: str, requests: Sequence[bytes], callers: int) -> Load:
-        window = Window(self.seconds)
-        load = closed_loop(self.client.address, requests, callers, window, warm_up_seconds=self.warm_up_seconds)
-        rate = Throughput(callers, load.count, load.seconds).per_second
-        self.report(f"{model}: {callers} callers, {rate:,.0f} inferences/s{_errors(load)}")
-        return load
+def _reference(repository: Path, model: str) -> str | None:
+    """Return the name of the model that this one was made from, as far as the repository tells."""
+    if not versions(repository, model):
+        return None
+    reference = read_card(repository, model).reference
+    return reference.name if reference else None
 
 
-def _row(card: Card, figures: ModelFigures, one: Load, loads: Sequence[Load], accuracy: Accuracy | None) -> Row:
-    latency = Latency(one.latencies)
-    throughputs = tuple(Throughput(load.callers, load.count, load.seconds) for load in loads)
-    return Row(
-        network=card.name,
-        title=card.title,
-        version=card.version,
-        trained=card.trained,
-        adaptation=card.adaptation,
-        parameters=card.parameters,
-        checkpoint_bytes=card.checkpoint_bytes,
-        onnx_bytes=card.onnx_bytes,
-        load_seconds=figures.load_seconds,
-        resident_bytes=figures.resident_bytes,
-        provider=figures.provider,
-        latency_p50_seconds=latency.p50_seconds,
-        latency_p90_seconds=latency.p90_seconds,
-        latency_p99_seconds=latency.p99_seconds,
-        latency_samples=one.count,
-        throughput_per_second=throughputs[-1].per_second if throughputs else None,
-        callers=throughputs[-1].callers if throughputs else 0,
-        throughputs=throughputs,
-        accuracy=accuracy.top1 if accuracy else None,
-        accuracy_correct=accuracy.correct if accuracy else None,
-        accuracy_images=accuracy.images if accuracy else None,
-        errors=sum(load.error_count for load in (one, *loads)),
+def warning(busy: Busy) -> str:
+    """Return what a reader of a busy machine's figures must know, in a line."""
+    return (
+        f"WARNING: the machine was busy: others took {busy.other_cores:.2f} cores on the mean, the hypervisor"
+        f" {busy.stolen_cores:.2f}; the figures may be worse than they would be on a quiet one"
     )
 
 
-def _held_out(template: str | None, model: str) -> HeldOut | None:
-    if template is None:
-        return None
-    path = Path(template.replace("{model}", model))
-    return read_held_out(path) if path.is_file() else None
-
-
-def _ms(seconds: float | None) -> str:
-    return "unknown" if seconds is None else f"{seconds * 1000:.2f} ms"
-
-
-def _errors(load: Load) -> str:
-    return f"; {load.error_count} requests failed, first {load.first_error}" if load.error_count else ""
+def _raise_unfinished(failed: dict[str, str], comparison: Comparison, count: int, *, interrupted: bool) -> None:
+    """Raise if not everything was measured."""
+    why = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    if interrupted:
+        rounds = sum(len(card.single_stream.latency.rounds) for card in comparison.cards if card.single_stream)
+        told = f"interrupted: {rounds} of {count * comparison.settings.rounds} rounds of a model were measured"
+        raise UnfinishedError(told, comparison, interrupted=True)
+    if failed and not comparison.cards:
+        raise NetweightError(why)
+    if failed:
+        raise UnfinishedError(f"{len(failed)} of {count} models failed: {why}", comparison, interrupted=False)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compare.bench_row import MICROSECONDS, MILLISECONDS
-from compare.measure import MIB
-from compare.report import show_figure
+from compare.columns import show_number
+from compare.cost import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +58,7 @@ def _share(value: float) -> str:
 
 
 def _in(unit: str) -> Callable[[float], str]:
-    return lambda value: f"{show_figure(value)} {unit}"
+    return lambda value: f"{show_number(value)} {unit}"
 
 
 def _whole(unit: str) -> Callable[[float], str]:

@@ -14,17 +14,32 @@ SIDE = 8
 CLASSES = 3
 
 
-def card_values(name: str, *, version: int = 1, parameters: int = 192, **weights: Any) -> dict[str, Any]:
+def card_values(
+    name: str,
+    *,
+    version: int = 1,
+    parameters: int = 192,
+    variant: str = "fp32",
+    reference: str | None = None,
+    **weights: Any,
+) -> dict[str, Any]:
     """Return a card as the export writes it, as far as a comparison reads it."""
     return {
         "schema": "netweight-card/1",
         "name": name,
         "version": version,
-        "architecture": {"name": name, "title": name.title(), "adaptation": None},
+        "architecture": {"name": name, "title": name.title(), "family": "VGG" if name.startswith("vgg") else "Tiny", "adaptation": None},
         "weights": {"trained": True, "sha256": None, "checkpoint_bytes": 1000, **weights},
         "preprocessing": {"mean": [0.5], "std": [0.25]},
-        "graph": {"files": {}, "onnx_bytes": 1100},
+        "graph": {"files": {}, "onnx_bytes": 1100, "variant": variant},
         "parameters": parameters,
+        "multiply_accumulates": 192,
+        "layers": [{"name": "fc", "op": "Gemm", "parameters": 192, "bytes": 768, "multiply_accumulates": 192}],
+        "published": [
+            {"top1_percent": 71.5, "top5_percent": 90.25, "data": "ImageNet-1K", "source": "first"},
+            {"top1_percent": 73.0, "top5_percent": None, "data": "ImageNet-1K", "source": "second"},
+        ],
+        **({"reference": {"name": reference, "version": 1}} if reference else {}),
     }
 
 
@@ -38,7 +53,7 @@ def publish(repository: Path, name: str, *, version: int = 1, **facts: Any) -> P
         (directory / "1").rmdir() if not (directory / "1" / "card.json").exists() else None
     size = (folder / "model.onnx").stat().st_size
     values = card_values(name, version=version, **facts)
-    values["graph"] = {"files": {"model.onnx": {"bytes": size}}, "onnx_bytes": size}
+    values["graph"] |= {"files": {"model.onnx": {"bytes": size}}, "onnx_bytes": size}
     (folder / "card.json").write_text(json.dumps(values))
     return folder
 

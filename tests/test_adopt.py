@@ -19,12 +19,13 @@ from tritonclient.grpc import InferenceServerClient, InferInput, model_config_pb
 
 import netweight
 from compare.card import read_card
-from compare.report import as_text
 from compare.run import compare
+from compare.table import as_text
 from export.adopt import adopt
 from export.upgrade import OLDEST_OPSET
 from models.spec import NetweightError
 from server import card, config_fields, model_config
+from tests.plans import ONCE
 from tests.servers import running_server
 
 FLOAT = TensorProto.FLOAT
@@ -397,12 +398,12 @@ def test_an_adopted_model_is_served_and_compared(tmp_path: Path) -> None:
         given.set_data_from_numpy(two)
         with InferenceServerClient(server.address) as client:
             answered = client.infer("theirs", [given]).as_numpy("output")
-        (row,) = compare(
-            ["theirs"], repository=repository, address=server.address, seconds=0.05, report=lambda _line: None
+        measured = compare(
+            ["theirs"], repository=repository, address=server.address, plan=ONCE, report=lambda _line: None
         )
     expected = answers(repository / "theirs" / "1" / "model.onnx", input=two)[0]
     np.testing.assert_allclose(answered, expected, rtol=1e-5)
     assert "does not tell how" in str(card.preprocessing(repository / "theirs" / "1"))
     known = read_card(repository, "theirs")
-    assert (known.title, known.trained, known.parameters, row.parameters) == ("theirs", None, 137, 137)
-    assert "theirs‡" in as_text([row])
+    assert (known.title, known.trained, known.parameters, measured.cards[0].parameters) == ("theirs", None, 137, 137)
+    assert "theirs‡" in as_text(measured)

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from compare.comparison import Comparison
 from compare.demo import Layout, demo, exported_version, finished_weights
-from compare.measure import Row
 from models.spec import NetweightError
+from tests.plans import ONCE
 from tests.published import held_out, publish
 
 FAKE = (sys.executable, "-m", "tests.fake_netweight")
@@ -43,19 +44,18 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     return Calls(path)
 
 
-def run(directory: Path, lines: list[str] | None = None) -> tuple[list[Row], str]:
-    """Run the demo of two networks; return its rows and the table."""
+def run(directory: Path, lines: list[str] | None = None) -> tuple[Comparison, str]:
+    """Run the demo of two networks; return what it measured and the table."""
     shown = io.StringIO()
-    rows = demo(
+    measured = demo(
         directory,
         networks=NETWORKS,
-        callers=(2,),
-        seconds=0.05,
+        plan=ONCE,
         report=(lines if lines is not None else []).append,
         console=Console(width=120, file=shown),
         command=FAKE,
     )
-    return rows, shown.getvalue()
+    return measured, shown.getvalue()
 
 
 def test_demo(tmp_path: Path, calls: Calls) -> None:
@@ -65,7 +65,7 @@ def test_demo(tmp_path: Path, calls: Calls) -> None:
     """
     lines: list[str] = []
     directory = tmp_path / "demo"
-    rows, table = run(directory, lines)
+    measured, table = run(directory, lines)
     assert calls.take() == [f"{stage} {network}" for stage in ("train", "export") for network in NETWORKS]
     assert [line for line in lines if line.endswith(" ...")] == [
         "[1/5] train lenet5 on the digits ...",
@@ -76,24 +76,24 @@ def test_demo(tmp_path: Path, calls: Calls) -> None:
     ]
     assert "27 of 30 held-out images right (90.0%)" in "\n".join(lines)
     assert "What Vgg16_Bn costs" in table
-    results = json.loads((directory / "results.json").read_text())
-    assert [(row["network"], row["accuracy"]) for row in results["rows"]] == [(name, 0.9) for name in NETWORKS]
-    assert [row.to_dict() for row in rows] == [{**row, "throughputs": row["throughputs"]} for row in results["rows"]]
-    assert (directory / "results.md").read_text().count("| vgg16_bn |") == 1
-
-    lines.clear()
-    run(directory, lines)
-    assert calls.take() == []
-    assert lines[1] == f"[1/5] train lenet5 on the digits: done before, {directory / 'runs' / 'lenet5' / 'best.pt'}"
+    results = json.loads((directory / "comparison.json").read_text())
+    assert [(card["model"], card["accuracy"]["top1"]) for card in results["cards"]] == [
+        (name, 0.9) for name in NETWORKS
+    ]
+    assert [card.model for card in measured.cards] == list(NETWORKS)
+    assert (directory / "comparison.md").read_text().count("| vgg16_bn |") == 1
+    assert {path.suffix for path in directory.glob("comparison.*")} == {".json", ".csv", ".md", ".html", ".svg"}
 
     layout = Layout(directory)
     layout.weights("lenet5").write_bytes(b"len")
     best = {"bytes": 3, "sha256": "of another training"}
     (layout.run("lenet5") / "run.json").write_text(json.dumps({"finished": True, "best": best}))
     layout.weights("vgg16_bn").write_bytes(b"cut")
-    rows, _ = run(directory)
+    lines.clear()
+    measured, _ = run(directory, lines)
     assert calls.take() == ["train vgg16_bn", "export lenet5"]
-    assert [row.version for row in rows] == [2, 1]
+    assert lines[1] == f"[1/5] train lenet5 on the digits: done before, {directory / 'runs' / 'lenet5' / 'best.pt'}"
+    assert [card.version for card in measured.cards] == [2, 1]
 
 
 def test_failing_step(tmp_path: Path, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:

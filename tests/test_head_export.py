@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from compare import lighter_heads
-from compare.report import DASH
+from compare.columns import DASH
 from export import heads, pipeline
 from export.commands import export as command
 from export.heads import Asked
@@ -23,6 +23,7 @@ from models import finetune
 from models.spec import Architecture, NetweightError, Preprocessing, Recipe
 from models.train import train
 from models.weights import parse
+from tests.costs import comparison
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -345,7 +346,7 @@ def test_stored_table_says_where_the_bytes_went(pooled: Exported, repository: Pa
         assert each.parts["other"] >= 0
     assert rows[0].parts["classifier.0"] == 4 * (64 * 96 + 96)
     assert rows[1].parts["classifier.0"] == 4 * (16 * 10 + 10)
-    page = lighter_heads.page(rows)
+    page = lighter_heads.page(rows, comparison())
     assert f"| classifier.3 | 0.04 | {DASH} |" in page
     assert f"| {100 * rows[1].top1:.2f} | {100 * rows[1].agreement:.2f} |" in page
     with pytest.raises(NetweightError, match="expected a model below"):

@@ -15,6 +15,7 @@ import pytest
 
 from compare.load import ERROR_PAUSE_SECONDS, Load, Window, closed_loop, one_at_a_time, serialise
 from server.pb import inference_pb2
+from tests.known_queue import once_more
 from tests.known_server import known_server
 
 SERVICE_SECONDS = 0.02
@@ -50,6 +51,7 @@ def test_every_request_is_accounted_for(load: Callable[..., Load]) -> None:
 
 
 @both
+@once_more
 def test_warm_up_is_kept_apart(load: Callable[..., Load]) -> None:
     """The slow first request of a cold server is in the warm-up, not in the samples."""
     with known_server(lambda number: 0.25 if number == 0 else 0.0) as server:

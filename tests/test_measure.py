@@ -1,4 +1,4 @@
-"""Records, units, and what is read off the metrics page, the repository and the machine."""
+"""Records, and what is read off the metrics page, the repository and the machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
-from compare.card import model_names, read_card, read_max_batch_size
-from compare.measure import Accuracy, FileSize, Latency, Memory, Row, Throughput
-from compare.metrics_page import ModelFigures, parse_figures, read_figures
+from compare.card import Card, Reference, model_names, read_card, read_max_batch_size
+from compare.cost import Layer, Published
+from compare.measure import Latency, Throughput
+from compare.metrics_page import ModelFigures, ProcessFigures, parse_figures, parse_process, read_figures
 from models.environment import cpu_quota_cores, environment, memory_limit_bytes, usable_cores
 from models.spec import NetweightError
 from tests.published import card_values, publish
@@ -44,29 +45,10 @@ def test_no_samples() -> None:
     assert latency().p99_seconds is None
 
 
-def test_units() -> None:
-    """VGG-16's 138,357,544 fp32 parameters are 553.4 MB and 527.8 MiB: the two units are never mixed."""
-    size = FileSize(138_357_544 * 4)
-    assert (round(size.megabytes, 1), round(size.mebibytes, 1)) == (553.4, 527.8)
-    assert Memory(3 * 2**20).mebibytes == 3
-
-
 def test_rates() -> None:
-    """Throughput counts inferences over seconds, accuracy the right images over all."""
+    """Throughput counts inferences over seconds."""
     assert Throughput(callers=8, inferences=300, seconds=1.5).per_second == 200
     assert Throughput(callers=8, inferences=0, seconds=0.0).per_second == 0
-    assert Accuracy(correct=353, images=360).top1 == 353 / 360
-
-
-def test_row_as_json() -> None:
-    """A row's JSON has the fields that a reader of results.json looks for, and each throughput with its rate."""
-    row = Row(
-        "lenet5", 61_706, None, 253_120, None, None, 0.001, 0.002, 900.0, None, throughputs=(Throughput(8, 9, 2),)
-    )
-    values = json.loads(json.dumps(row.to_dict()))
-    assert values["throughputs"] == [{"callers": 8, "inferences": 9, "seconds": 2, "per_second": 4.5}]
-    assert {"network", "parameters", "checkpoint_bytes", "onnx_bytes", "load_seconds", "resident_bytes"} <= set(values)
-    assert {"latency_p50_seconds", "latency_p99_seconds", "throughput_per_second", "accuracy"} <= set(values)
 
 
 def page() -> str:
@@ -76,12 +58,16 @@ def page() -> str:
         name: Gauge(f"netweight_model_{name}", name, labels, registry=registry)
         for name, labels in {
             "load_seconds": ("model", "version"),
+            "session_seconds": ("model", "version"),
+            "warm_up_seconds": ("model", "version"),
+            "gpu_memory_bytes": ("model", "version"),
             "resident_bytes": ("model", "version"),
             "file_bytes": ("model", "version"),
             "provider_info": ("model", "version", "provider"),
         }.items()
     }
-    for name, value in (("load_seconds", 0.25), ("resident_bytes", 553_430_176), ("file_bytes", 1.5e10)):
+    values = {"load_seconds": 0.25, "session_seconds": 0.125, "warm_up_seconds": 0.0625, "gpu_memory_bytes": 6e8}
+    for name, value in {**values, "resident_bytes": 553_430_176, "file_bytes": 1.5e10}.items():
         gauges[name].labels("vgg16", "2").set(value)
     gauges["provider_info"].labels("vgg16", "2", "CUDAExecutionProvider").set(0)
     gauges["provider_info"].labels("vgg16", "2", "CPUExecutionProvider").set(1)
@@ -92,9 +78,32 @@ def page() -> str:
 def test_metrics_page() -> None:
     """Figures are told apart by model and version; what the page does not say is unknown; other metrics are left."""
     assert parse_figures(page() + "process_open_fds 12\n") == {
-        ("vgg16", "2"): ModelFigures(0.25, 553_430_176, 15_000_000_000, "CPUExecutionProvider"),
+        ("vgg16", "2"): ModelFigures(
+            load_seconds=0.25,
+            session_seconds=0.125,
+            warm_up_seconds=0.0625,
+            resident_bytes=553_430_176,
+            gpu_memory_bytes=600_000_000,
+            file_bytes=15_000_000_000,
+            provider="CPUExecutionProvider",
+        ),
         ("lenet5", "1"): ModelFigures(load_seconds=0.5),
     }
+
+
+def test_what_the_page_says_of_the_process() -> None:
+    """The phases of the start are told by their names, GPU memory is that of all GPUs; without both nothing is known."""
+    registry = CollectorRegistry()
+    phases = Gauge("netweight_startup_seconds", "", ("phase",), registry=registry)
+    phases.labels("process").set(0.25)
+    phases.labels("imports").set(0.5)
+    memory = Gauge("netweight_gpu_process_memory_bytes", "", ("gpu_uuid",), registry=registry)
+    for gpu in ("GPU-1", "GPU-2"):
+        memory.labels(gpu).set(300_000_000)
+    cpu = "# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total 12.5\n"
+    told = parse_process(page() + generate_latest(registry).decode() + cpu)
+    assert told == ProcessFigures({"process": 0.25, "imports": 0.5}, 600_000_000, 12.5)
+    assert parse_process(page()) == ProcessFigures({}, None)
 
 
 def test_metrics_page_over_http() -> None:
@@ -131,6 +140,18 @@ def test_card(tmp_path: Path) -> None:
     assert read_card(tmp_path, "tiny").parameters == 10
     assert read_card(tmp_path, "tiny", 9).parameters == 9
     assert read_max_batch_size(tmp_path, "tiny") == 8
+
+
+def test_card_of_a_variant(tmp_path: Path) -> None:
+    """A variant's card names its reference; of what was published the highest top-1 counts, with its source."""
+    publish(tmp_path, "tiny.int8", variant="int8", reference="tiny")
+    card = read_card(tmp_path, "tiny.int8")
+    assert (card.variant, card.reference, card.family) == ("int8", Reference("tiny", 1), "Tiny")
+    assert card.published == Published(73.0, None, "ImageNet-1K", "second")
+    assert card.layers == (Layer("fc", "Gemm", 192, 768, 192),)
+    values = {**card_values("bare"), "published": [], "layers": None, "architecture": None}
+    bare = Card.from_dict(values)
+    assert (bare.published, bare.layers, bare.family, bare.reference, bare.title) == (None, (), None, None, "bare")
 
 
 def test_bad_cards(tmp_path: Path) -> None:

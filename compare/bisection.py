@@ -1,0 +1,67 @@
+"""The search of the highest rate that meets a bound, when each try is noisy and costs seconds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import inf, sqrt
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from compare.cost import Probe
+
+TIGHT = 1.05
+"""Where failed and met rates are this close (their ratio), halving the distance is less than the noise of a try."""
+
+
+def highest_rate(
+    attempt: Callable[[float], Probe], *, first: float, tries: int, tight: float = TIGHT
+) -> tuple[float, tuple[Probe, ...]]:
+    """Return the highest rate that met the bound, 0.0 where none did, and all tries in order.
+
+    From `first` it doubles while the bound is met, or halves until it is; then it tries the geometric mean of the
+    highest rate that met and the lowest above it that failed. A try can fail by what else the machine did. So, once
+    the two are `tight`, the failed rate is tried once more: if it fails again, the search is over; if it is met, it is
+    the highest, and the search goes on above it. A try that meets the bound by luck is believed: it was shown once; that
+    is what rounds and their median are for.
+
+    Args:
+        attempt: tries a rate, requests for each second, and says whether it met the bound.
+        first: the rate to begin with, above 0.
+        tries: at most as many attempts.
+        tight: the ratio, above 1, at which the search ends.
+    """
+    search = _Search(first, tight)
+    probes: list[Probe] = []
+    while len(probes) < tries and (rate := search.next_rate()) is not None:
+        probes.append(attempt(rate))
+        search.learn(rate, met=probes[-1].met)
+    return search.met, tuple(probes)
+
+
+class _Search:
+    """What is known: the highest rate that met the bound, and how often which rates failed."""
+
+    def __init__(self, first: float, tight: float) -> None:
+        self.first = first
+        self.tight = tight
+        self.met = 0.0
+        self.failed: Counter[float] = Counter()
+
+    def learn(self, rate: float, *, met: bool) -> None:
+        if met:
+            self.met = rate
+        else:
+            self.failed[rate] += 1
+
+    def next_rate(self) -> float | None:
+        """Return what to try next; None where there is no more to learn."""
+        if not self.met:
+            return min(self.failed, default=2 * self.first) / 2
+        failed = min((rate for rate in self.failed if rate > self.met), default=inf)
+        if failed == inf:
+            return 2 * self.met
+        if failed / self.met > self.tight:
+            return sqrt(self.met * failed)
+        return failed if self.failed[failed] == 1 else None
