@@ -82,6 +82,7 @@ class App:
             control=self.control,
             limits=settings.limits,
         )
+        self.metrics.ready.set_function(self.service.ready)
         self._frontends = FrontEnds(self.service, settings) if settings.frontends > 1 else None
         self.health = Health(self.service, self._frontends.tell_health if self._frontends else None)
         self._streams = Streams(self.service, settings.max_streams)

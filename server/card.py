@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 FILE = "card.json"
 FORMATS = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 """Of the files that become pixels, as Pillow names them, and how they begin."""
-MOST_BYTES = 16 * 2**20
+MOST_BYTES = 4 * 2**20
 """Of a card that is read; a network of a thousand layers has one of about 300 kB."""
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 

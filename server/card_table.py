@@ -95,7 +95,7 @@ def _row(card: pb.Card) -> tuple[str, ...]:
         str(sum(traffic.requests.values())),
         str(traffic.inferences),
         _if(traffic.HasField("mean_batch_size"), traffic.mean_batch_size, ".2f"),
-        str(traffic.pending),
+        _if(traffic.HasField("pending"), traffic.pending, "d"),
         _if(timed, traffic.latency.p50_seconds * 1e3, ".1f"),
         _if(timed, traffic.latency.p99_seconds * 1e3, ".1f"),
     )

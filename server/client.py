@@ -174,7 +174,7 @@ class Client:
         return tuple(self._call(self._weighbridge.ListCards, netweight_pb2.ListCardsRequest(model=model)).cards)
 
     def get_card(self, model: str, version: str = "") -> netweight_pb2.Card:
-        """Return the cost card of a version that is READY; without a version, of the newest.
+        """Return the cost card of a version that is READY; without a version, of the newest that is READY.
 
         Raises:
             ClientError: the server refused, or is not there.

@@ -122,6 +122,7 @@ class Metrics:
             (*MODEL, "provider"),
             registry=registry,
         )
+        self.ready = Gauge("netweight_ready", "1 where ServerReady answers true, else 0.", registry=registry)
         self.held: dict[tuple[str, str], Load] = {}
         """What loading took, of the versions in memory."""
         self.loads = Counter(
@@ -153,13 +154,17 @@ class Metrics:
         self.pending.labels(model, version).set_function(pending)
 
     def loaded(self, model: str, version: str, load: Load) -> None:
-        """Show what loading a version took; what an earlier load of it took goes."""
-        self.unloaded(model, version)
+        """Show what loading a version took; each figure takes the place of an earlier load's, without a gap."""
+        before = self.held.get((model, version))
+        self.held[model, version] = load
         for name, value in load.figures().items():
-            if value is not None:
+            if value is None:
+                _remove(self._gauges[name], model, version)
+            else:
                 self._gauges[name].labels(model, version).set(value)
         self.provider.labels(model, version, load.provider).set(1)
-        self.held[model, version] = load
+        if before is not None and before.provider != load.provider:
+            _remove(self.provider, model, version, before.provider)
         if load.fell_back:
             self.fallbacks.inc()
 
@@ -197,6 +202,7 @@ class _Requests(Collector):
         )
         inferences = CounterMetricFamily("netweight_inferences", "Samples inferred.", labels=MODEL)
         executions = CounterMetricFamily("netweight_executions", "Session runs, one for each batch.", labels=MODEL)
+        seconds = CounterMetricFamily("netweight_execution_seconds", "Session runs altogether.", labels=MODEL)
         sizes = HistogramMetricFamily("netweight_batch_size", "Samples in one execution.", labels=MODEL)
         durations = {
             name: HistogramMetricFamily(f"netweight_{name}_duration_seconds", text, labels=MODEL)
@@ -210,11 +216,12 @@ class _Requests(Collector):
                     continue
                 inferences.add_metric(labels, sum(size * each.count for size, each in figures.executions.items()))
                 executions.add_metric(labels, sum(each.count for each in figures.executions.values()))
+                seconds.add_metric(labels, sum(each.compute for each in figures.executions.values()))
                 sizes.add_metric(labels, list(figures.batch_size.buckets()), figures.batch_size.sum)
                 for name, family in durations.items():
                     histogram = getattr(figures, name)
                     family.add_metric(labels, list(histogram.buckets()), histogram.sum)
-        yield from (requests, inferences, executions, sizes, *durations.values())
+        yield from (requests, inferences, executions, seconds, sizes, *durations.values())
 
 
 def _remove(gauge: Gauge, *labels: str) -> None:

@@ -21,7 +21,7 @@ class Startup:
     imports: float
     """Until the server's modules were imported, and its settings read."""
     other: float
-    """The rest: ports, front ends, the repository's scan."""
+    """The rest: ports, front ends, the repository's scan, and loads that failed."""
     total: float
 
 

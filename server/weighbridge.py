@@ -32,7 +32,7 @@ def card(status: VersionStatus, metrics: Metrics) -> pb.Card:
     """Return a version's card as it is now."""
     key = status.name, status.version
     load, statistics = metrics.held.get(key), metrics.statistics.get(key)
-    pending = status.model.pending if status.model is not None else 0
+    pending = _pending(status, load)
     return pb.Card(
         model=status.name,
         version=status.version,
@@ -42,6 +42,13 @@ def card(status: VersionStatus, metrics: Metrics) -> pb.Card:
         load=_load(load) if load else None,
         traffic=_traffic(statistics, pending) if statistics else pb.Traffic(pending=pending),
     )
+
+
+def _pending(status: VersionStatus, load: Load | None) -> int | None:
+    """Return how many requests wait; None: the version drains, and its status no longer has its model to ask."""
+    if status.model is not None:
+        return status.model.pending
+    return 0 if load is None else None
 
 
 def _facts_of(load: Load) -> pb.Facts:
@@ -103,7 +110,7 @@ def _load(load: Load) -> pb.Load:
     )
 
 
-def _traffic(figures: Statistics, pending: int) -> pb.Traffic:
+def _traffic(figures: Statistics, pending: int | None) -> pb.Traffic:
     with figures.lock:
         inferences = sum(size * each.count for size, each in figures.executions.items())
         executions = sum(each.count for each in figures.executions.values())

@@ -120,6 +120,21 @@ def test_the_metrics_show_the_statistics() -> None:
     assert value("request_duration_seconds_count") == value("request_duration_seconds_bucket", le="+Inf") == 2
 
 
+def test_the_seconds_of_executions_count_each_batch_once() -> None:
+    """However many samples and requests share a run; the histogram of compute has it once for each request."""
+    metrics = Metrics(CollectorRegistry())
+    statistics = metrics.of("net", "2")
+    statistics.executed(4, 0, 1, 3, 7)
+    statistics.executed(1, 10, 10, 10.5, 11)
+    statistics.executed(4, 20, 21, 24, 25)
+    for _ in range(3):
+        statistics.answered(stamps(0))
+    sample, labels = metrics.registry.get_sample_value, {"model": "net", "version": "2"}
+    assert sample("netweight_execution_seconds_total", labels) == 2 + 0.5 + 3
+    assert sample("netweight_executions_total", labels) == 3
+    assert sample("netweight_compute_duration_seconds_sum", labels) == 3 * 8
+
+
 def test_a_callers_text_is_no_label() -> None:
     """Calls for a model that is not there are counted by code alone: they have no durations of their own."""
     metrics = Metrics(CollectorRegistry())

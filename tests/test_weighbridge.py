@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 import netweight
 from server import card_table, weighbridge
 from server.card_facts import Facts, Layer, Parity, Published
-from server.card_watches import CardWatches
+from server.card_watches import SNAPSHOT_SECONDS, CardWatches, Snapshots, Watch
 from server.client import Client, ClientError
 from server.errors import NotFoundError, ServerError
 from server.infer_call import INTERNAL
@@ -140,6 +140,22 @@ def test_an_unloaded_version_keeps_its_counts(shelf: Shelf) -> None:
     assert card.traffic.inferences == 1
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_waits_is_not_known_while_a_version_drains(shelf: Shelf, asked: bool) -> None:
+    """Its last requests may wait still; once it is unloaded none does."""
+    load = Load(1, Spent(), 1, 1, "CPUExecutionProvider", fell_back=False)
+    shelf.metrics.loaded("toy", "1", load)
+    if asked:
+        shelf.metrics.of("toy", "1").executed(1, 0, 1, 2, 3)
+    shelf.put("toy", "UNLOADING")
+    (card,) = shelf.cards()
+    assert not card.traffic.HasField("pending")
+    shelf.metrics.unloaded("toy", "1")
+    shelf.put("toy", "UNAVAILABLE", reason="unloaded")
+    (card,) = shelf.cards()
+    assert (card.traffic.HasField("pending"), card.traffic.pending) == (True, 0)
+
+
 def test_a_model_is_asked_for_by_name(shelf: Shelf) -> None:
     """All of its versions and no other's; an unknown one is an error."""
     shelf.put("a")
@@ -244,6 +260,45 @@ def test_one_model_is_watched_until_it_is_forgotten_and_after(service: Cards, cl
     assert refused.value.code == grpc.StatusCode.NOT_FOUND
 
 
+def test_many_who_watch_cost_the_cards_once(service: Cards) -> None:
+    """All who look within 100 ms share what was made for the first; each of them is told every change."""
+    now = [0.0]
+    nobody: Any = None
+    snapshots = Snapshots(service, lambda: now[0])
+    watches = [Watch(snapshots, nobody) for _ in range(50)]
+    request = pb.WatchCardsRequest(interval_ms=100).SerializeToString()
+    for turn in range(3):
+        service.put("a", pending=turn)
+        for each in watches:
+            assert told(pb.WatchCardsResponse.FromString(each.message(request) or b"")) == {"a": turn}
+        service.put("a", pending=100)  # too soon for anybody to see
+        assert [each.message(request) for each in watches] == [None] * 50
+        assert service.asked.qsize() == turn + 1
+        now[0] += SNAPSHOT_SECONDS
+
+
+def test_cards_that_take_long_are_shared_too(service: Cards) -> None:
+    """Who waited while they were made takes them, rather than have them made again; so does every thread."""
+    snapshots = Snapshots(service, lambda: 10.0 * service.asked.qsize())  # making them takes 10 s
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: snapshots.cards(""), range(8)))
+    assert all(each is found[0] for each in found)
+    assert service.asked.qsize() == 1
+
+
+def test_cards_are_shared_by_those_who_ask_for_the_same(service: Cards) -> None:
+    """One model's are not all of them; that a model is unknown is found out anew each time."""
+    service.put("b")
+    snapshots = Snapshots(service, lambda: 0.0)
+    assert [len(snapshots.cards(name)) for name in ("", "b", "", "b")] == [2, 1, 2, 1]
+    assert service.asked.qsize() == 2
+    for _ in range(2):
+        with pytest.raises(NotFoundError):
+            snapshots.cards("c")
+    service.put("c")
+    assert list(snapshots.cards("c")) == [("c", "1")]
+
+
 def test_messages_are_an_interval_apart(service: Cards, client: Client) -> None:
     """However often something changes, the cards are looked at once in an interval."""
     watch = client.watch_cards(interval_ms=200)
@@ -293,6 +348,17 @@ def test_a_server_that_stops_ends_its_watches(started: tuple[CardWatches, str], 
     assert ended.value.code == grpc.StatusCode.UNAVAILABLE
     with pytest.raises(ClientError, match="the server is stopping"):
         next(client.watch_cards())
+
+
+def test_a_server_that_stops_cuts_off_who_does_not_read(service: Cards, started: tuple[CardWatches, str]) -> None:
+    """A message that its caller leaves on the way does not hold up the end."""
+    service.put("a", reason="x" * 2**20)
+    with grpc.insecure_channel(started[1], [("grpc.http2.lookahead_bytes", 2**16)]) as channel:
+        call = channel.unary_stream(WATCH, pb.WatchCardsRequest.SerializeToString, pb.WatchCardsResponse.FromString)
+        stream: Any = call(pb.WatchCardsRequest(interval_ms=100), timeout=20)
+        stream.initial_metadata()  # it comes with the first message, which is on its way from here on
+        started[0].end()
+        assert stream.code() == grpc.StatusCode.CANCELLED
 
 
 @pytest.mark.parametrize(
@@ -349,7 +415,9 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
             state="READY",
             facts=pb.Facts(variant="fp32", parameters=61706, multiply_accumulates=416520),
             load=pb.Load(seconds=0.5, file_bytes=253_219, resident_bytes=12_034_048),
-            traffic=pb.Traffic(requests={"OK": 2, "INTERNAL": 1}, inferences=4, executions=2, mean_batch_size=2),
+            traffic=pb.Traffic(
+                requests={"OK": 2, "INTERNAL": 1}, inferences=4, executions=2, mean_batch_size=2, pending=0
+            ),
         ),
         pb.Card(model="bad", version="12", state="UNAVAILABLE", reason="broken"),
     ]
@@ -406,7 +474,7 @@ def test_the_table(run: Callable[..., str]) -> None:
         "0",
         "0",
         "-",
-        "0",
+        "-",
         "-",
         "-",
     ]

@@ -19,7 +19,7 @@ import pytest
 from google.protobuf import descriptor_pool, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from server import tokens
+from server import card_facts, tokens
 from server.access import Access
 from server.client import Client, ClientError
 from server.pb import inference_pb2, inference_pb2_grpc
@@ -30,6 +30,7 @@ from tests.test_card_facts import CARD
 
 X = np.ones((1, 4), np.float32)
 WEIGHBRIDGE = "netweight.v1.Weighbridge"
+WATCH = f"/{WEIGHBRIDGE}/WatchCards"
 
 
 @pytest.fixture(scope="module")
@@ -229,13 +230,40 @@ def test_the_start_is_told_in_phases(server: RunningServer) -> None:
     assert phase["process"] + phase["imports"] + phase["other"] + loading == pytest.approx(phase["total"], abs=0.02)
 
 
+def test_the_metrics_say_that_the_server_is_ready(server: RunningServer, client: Client) -> None:
+    """As ServerReady answers."""
+    assert (client.ready(), server.metric("netweight_ready")) == (True, 1)
+
+
+def test_the_metrics_say_that_the_server_is_not_ready(tmp_path: Path) -> None:
+    """One model that it needs has failed, another is served."""
+    graphs.scale(tmp_path / "repository")
+    graphs.scale(tmp_path / "repository", "broken").write_bytes(b"no graph")
+    with running_server(tmp_path / "repository", tmp_path) as server, Client(server.address) as client:
+        assert (server.models_ready, client.ready(), server.metric("netweight_ready")) == (1, False, 0)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A model whose card makes a message of nearly 1 MB."""
+    graphs.scale(tmp_path / "large")
+    layer = CARD["layers"][0] | {"name": "x" * card_facts.LONGEST_TEXT}
+    card = CARD | {"layers": [layer] * card_facts.MOST_LAYERS}
+    (tmp_path / "large" / "scale" / "1" / "card.json").write_text(json.dumps(card))
+    return tmp_path / "large"
+
+
 @pytest.mark.parametrize("frontends", ["1", "2"])
-def test_a_server_that_drains_ends_its_watches(repository: Path, tmp_path: Path, frontends: str) -> None:
-    """It does not wait for who watches, and says that it stops."""
+def test_a_server_that_drains_ends_its_watches(large: Path, tmp_path: Path, frontends: str) -> None:
+    """It does not wait for who watches, and says that it stops; nor for who does not read what it sends."""
+    lookahead = [("grpc.http2.lookahead_bytes", 2**16)]
     with (
-        running_server(repository, tmp_path, "--frontends", frontends) as server,
+        running_server(large, tmp_path, "--frontends", frontends) as server,
         Client(server.address) as client,
+        grpc.insecure_channel(server.address, lookahead) as channel,
     ):
+        stuck: Any = channel.unary_stream(WATCH, pb.WatchCardsRequest.SerializeToString, bytes)(pb.WatchCardsRequest())
+        stuck.initial_metadata()  # it comes with the first message, which is on its way from here on
         watch = client.watch_cards(interval_ms=60_000)
         assert set(states(next(watch)).values()) == {"READY"}
         began = time.monotonic()
@@ -244,6 +272,7 @@ def test_a_server_that_drains_ends_its_watches(repository: Path, tmp_path: Path,
         with pytest.raises(ClientError, match="the server is stopping") as ended:
             next(watch)
         assert ended.value.code == grpc.StatusCode.UNAVAILABLE
+        assert "Traceback" not in server.log()
 
 
 def test_cards_need_a_token_where_calls_do(repository: Path, tmp_path: Path) -> None:
