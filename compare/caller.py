@@ -10,10 +10,9 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from compare.cost import Caller
 from compare.load import Window, closed_loop, one_at_a_time
+from compare.measure import nearest_rank
 from compare.process import start
 from models.spec import NetweightError
 from server.pb import inference_pb2
@@ -61,5 +60,4 @@ def _ceiling(address: str, size: int, callers: int, window: Window) -> Caller:
     many = closed_loop(address, request, callers, window, warm_up_seconds=WARM_UP_SECONDS)
     if not one.count or one.error_count or many.error_count:
         raise NetweightError(f"the caller's own ceiling: {one.first_error or many.first_error or 'no reply at all'}")
-    median = float(np.percentile(one.latencies, 50, method="inverted_cdf"))
-    return Caller(size, median, many.count / many.seconds)
+    return Caller(size, nearest_rank(one.latencies, 50), many.count / many.seconds)

@@ -66,7 +66,7 @@ class Column:
     def ratio(self, card: CostCard, lightest: CostCard) -> str:
         """Return how many times the lightest model's figure this is; empty where that says nothing."""
         value, unit = self.value(card), self.value(lightest)
-        if not self.has_ratio or value is None or unit is None or unit.typical <= 0:
+        if not self.has_ratio or value is None or unit is None or unit.typical <= self.figure.resolution:
             return ""
         return show_ratio(value.typical / unit.typical)
 

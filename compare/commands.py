@@ -66,11 +66,15 @@ def compare(
     MODELS are names or patterns ('vgg*'); none: every model of the repository.
     """
     if diff:
+        if given["models"]:
+            raise click.UsageError("--diff compares all models of both files: name none")
         from compare.diff import run as show_difference
 
         raise SystemExit(show_difference(*diff, fail_over, as_json=as_json))
     if fail_over is not None:
         raise click.UsageError("--fail-over is for --diff OLD NEW")
+    if given["metrics_url"] and not given["address"]:
+        raise click.UsageError("--metrics-url is of a running server: give its --address too")
     from compare.run import UnfinishedError
 
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
-import numpy as np
+from compare.measure import nearest_rank
 
 MB = 10**6
 MIB = 2**20
@@ -35,11 +35,6 @@ class Repeated:
     def high(self) -> float:
         """The largest."""
         return max(self.rounds)
-
-    @property
-    def spread(self) -> float:
-        """The distance from the smallest to the largest as a share of the median; 0 for one round or a median of 0."""
-        return (self.high - self.low) / abs(self.median) if self.median else 0.0
 
 
 @dataclass(frozen=True)
@@ -123,11 +118,11 @@ class Latencies:
 
     def percentile(self, percent: float) -> float:
         """Return the latency at `percent` (0..100) of all rounds' samples together, nearest rank; nan without any."""
-        return _percentile([sample for samples in self.rounds for sample in samples], percent)
+        return nearest_rank([sample for samples in self.rounds for sample in samples], percent)
 
     def by_round(self, percent: float) -> Repeated:
         """Return the latency at `percent` (0..100) of each round, nearest rank."""
-        return Repeated(tuple(_percentile(samples, percent) for samples in self.rounds if samples))
+        return Repeated(tuple(nearest_rank(samples, percent) for samples in self.rounds if samples))
 
 
 @dataclass(frozen=True)
@@ -200,6 +195,18 @@ class Server:
     bound_seconds: float
     highest_per_second: Repeated
     probes: tuple[Probe, ...]
+
+    @property
+    def gap(self) -> float:
+        """The widest distance, of all rounds, from the rate found to the lowest above it that failed: what the search left open."""
+        return max(
+            min(
+                (probe.rate for probe in self.probes if probe.round == number and not probe.met and probe.rate > met),
+                default=met,
+            )
+            - met
+            for number, met in enumerate(self.highest_per_second.rounds)
+        )
 
 
 @dataclass(frozen=True)
@@ -349,9 +356,3 @@ class Settings:
     hourly_price: float | None
     seed: int
     own_server: bool
-
-
-def _percentile(samples: list[float] | tuple[float, ...], percent: float) -> float:
-    if not samples:
-        return float("nan")
-    return float(np.percentile(np.array(samples), percent, method="inverted_cdf"))

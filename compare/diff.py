@@ -21,6 +21,8 @@ from compare.noise import Change, change
 
 SCHEMA = "netweight-diff/1"
 MACHINE = ("cpu", "cores", "usable_cores", "cpu_quota_cores", "memory_limit_bytes", "gpus", "system", "python")
+UNJUDGED = ("memory_given_back_bytes", "gpu_memory_given_back_bytes")
+"""More given back is better of the same model; of one that became lighter it is less, and no loss."""
 MEASURED_BY = ("plan", "rounds", "seconds", "callers", "bound_seconds", "hourly_price", "own_server")
 ERRORS = plain("errors", "errors")
 
@@ -124,7 +126,7 @@ def _changes(before: CostCard, after: CostCard, old: Comparison, new: Comparison
     same_price = old.settings.hourly_price == new.settings.hourly_price
     for figure in (*FIGURES, *batch_figures((before, after)), ERRORS):
         found = change(figure, before, after, busy=was_busy(old) or was_busy(new))
-        if found and (same_price or figure.name != "price_per_million"):
+        if found and figure.name not in UNJUDGED and (same_price or figure.name != "price_per_million"):
             yield found
 
 

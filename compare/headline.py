@@ -93,7 +93,7 @@ def _costs(heavy: CostCard, rivals: Sequence[CostCard]) -> str:
 
 def _ratio(heavy: CostCard, rival: CostCard, name: str) -> str | None:
     cost, unit = BY_NAME[name].value(heavy), BY_NAME[name].value(rival)
-    if not cost or not unit or unit.typical <= 0 or cost.typical <= 0:
+    if not cost or not unit or unit.typical <= BY_NAME[name].resolution or cost.typical <= 0:
         return None
     return show_ratio(cost.typical / unit.typical)
 
@@ -107,7 +107,7 @@ def _measured_gain(heavy: CostCard, rival: CostCard) -> str:
     elif own.top1 - other.top1 <= share_noise(own.top1, own.images, other.top1, other.images):
         gain = "for more accuracy by no more than the noise of so few images"
     else:
-        gain = "for more accuracy than any other network here"
+        gain = "for more accuracy than any network measured here that is no VGG"
     counts = f"{own.correct:,} and {other.correct:,} of {own.images:,}"
     of = (
         counts

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
+from compare.measure import nearest_rank
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -126,7 +128,7 @@ def _time(run: Callable[[], None], batch: int, seconds: float) -> dict[str, Any]
     return {
         "executions": len(latencies),
         "inferences_per_second": len(latencies) * batch / elapsed,
-        "latency_p50_seconds": float(np.percentile(latencies, 50, method="inverted_cdf")),
+        "latency_p50_seconds": nearest_rank(latencies, 50),
     }
 
 

@@ -14,7 +14,9 @@ from models.spec import NetweightError
 def as_markdown(comparison: Comparison) -> str:
     """Return warnings, headline, table and footnotes in Markdown."""
     if not comparison.cards:
-        raise NetweightError("nothing was measured, so there is nothing to show")
+        raise NetweightError(
+            "nothing was measured, so there is nothing to show; compare again, and see why each model failed"
+        )
     first = [*warnings(comparison), *filter(None, [headline(comparison)])]
     told = [line for sentence in first for line in (f"**{escaped(sentence)}**", "")]
     notes = [f"- {escaped(note)}" for note in footnotes(comparison)]

@@ -66,11 +66,6 @@ class Counts:
         return Counts(grown, self.inferences - earlier.inferences)
 
 
-def read_figures(url: str, timeout_seconds: float = 10.0) -> dict[tuple[str, str], ModelFigures]:
-    """Return the figures of each (model name, version) at a metrics page's http address."""
-    return parse_figures(read_page(url, timeout_seconds))
-
-
 def read_counts(url: str, model: str, timeout_seconds: float = 10.0) -> Counts:
     """Return the counts of a model at a metrics page's http address."""
     return parse_counts(read_page(url, timeout_seconds), model)

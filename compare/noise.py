@@ -5,7 +5,7 @@ the binomial's: twice the standard error of the difference of both. A figure tha
 two ranges of rounds do not overlap and the typical values differ by more than the larger spread (highest less lowest
 round) and by more than `FLOOR`, or `FLOOR_OF_FEW` where either side has fewer than `ENOUGH_ROUNDS` rounds. Where a
 machine was busy the load differs from run to run more than from round to round: the spread counts twice, the floor is
-that of few rounds.
+that of few rounds. The highest rate under a bound is known no better than its search left open (`Server.gap`).
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ def change(figure: Figure, old: CostCard, new: CostCard, *, busy: bool = False) 
         noise = share_noise(was.typical, figure.counted(old), is_now.typical, figure.counted(new))
     else:
         noise = _noise(figure, was, is_now, busy=busy)
+    if figure.name == "highest_rate_per_second" and old.server and new.server:
+        noise = max(noise, old.server.gap, new.server.gap)
     verdict = _verdict(figure, was, is_now, noise) if figure.basis(old) == figure.basis(new) else "not comparable"
     return Change(new.model, figure.name, figure.better, was.typical, is_now.typical, noise, verdict)
 

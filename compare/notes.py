@@ -27,6 +27,12 @@ def warnings(comparison: Comparison) -> list[str]:
         for card in comparison.cards
         if card.errors
     ]
+    rounds = comparison.settings.rounds
+    lines += [
+        f"{card.model}: only {count} of {rounds} rounds were measured."
+        for card in comparison.cards
+        if card.single_stream and (count := len(card.single_stream.latency.rounds)) < rounds
+    ]
     return lines
 
 
@@ -59,6 +65,8 @@ def measured_on(comparison: Comparison) -> str:
         if busy is None
         else f"other processes {busy.other_cores:.2f} cores, hypervisor {busy.stolen_cores:.2f}"
     )
+    if not comparison.settings.own_server:
+        parts.append("this is the caller's machine; the server was running already, here or elsewhere")
     return "; ".join(parts) + "."
 
 
@@ -99,7 +107,7 @@ def _ways(comparison: Comparison, shown: set[str]) -> list[str]:
         "p50_seconds": _single_stream(cards),
         "saturation_per_second": f"saturation: {callers} callers, batch 1 each, back to back.",
         "highest_rate_per_second": f"Poisson: the highest rate of random arrivals whose p99 stays under {bounds} ms, "
-        "each latency counted from the moment the request was due.",
+        f"each latency counted from the moment the request was due{_tries(cards)}.",
         "saturation_cpu_seconds": "CPU: of the server for each inference at saturation, all its threads.",
         "saturation_joules": "energy: of the whole machine for each inference at saturation.",
         "price_per_million": f"price: of a million inferences at saturation, the machine at {settings.hourly_price:g} an hour."
@@ -113,6 +121,17 @@ def _single_stream(cards: Sequence[CostCard]) -> str:
     counts = [card.single_stream.latency.count for card in cards if card.single_stream]
     few = f"; p99 of fewer than {P99_SAMPLES} is the slowest" if min(counts, default=P99_SAMPLES) < P99_SAMPLES else ""
     return f"p50, p99: latency of one caller, batch 1, seen by the client ({span(counts)} requests; nearest rank{few})."
+
+
+def _tries(cards: Sequence[CostCard]) -> str:
+    """Return what the tries that kept the bound were made of, and what a rate of 0 means."""
+    sent = [probe.sent for card in cards if card.server for probe in card.server.probes if probe.met]
+    told = f"; tries of {span(sent)} requests" if sent else ""
+    if min(sent, default=P99_SAMPLES) < P99_SAMPLES:
+        told += f", of fewer than {P99_SAMPLES} the slowest must keep it"
+    if any(card.server and not card.server.highest_per_second.median for card in cards):
+        told += "; 0: no rate that was tried kept it"
+    return told
 
 
 def _accuracy(cards: Sequence[CostCard]) -> list[str]:

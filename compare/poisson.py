@@ -19,6 +19,7 @@ import numpy as np
 
 from compare.alarm import Alarm
 from compare.load import CHANNEL_OPTIONS, METHOD, REPLY_TIMEOUT_SECONDS, run
+from compare.measure import nearest_rank
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -81,11 +82,11 @@ class Arrivals:
 
     def percentile(self, percent: float) -> float:
         """Return the latency at `percent` (0..100) of what was sent, nearest rank; infinite where that is unanswered."""
-        return _nearest_rank(self.latencies, percent)
+        return nearest_rank(self.latencies, percent)
 
     def lateness_percentile(self, percent: float) -> float:
         """Return the caller's lateness at `percent` (0..100), nearest rank."""
-        return _nearest_rank(self.lateness, percent)
+        return nearest_rank(self.lateness, percent)
 
 
 def schedule(rate: float, seconds: float, seed: int) -> NDArray[np.float64]:
@@ -230,11 +231,3 @@ async def _cancel(*tasks: asyncio.Task[object]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _nearest_rank(samples: NDArray[np.float64], percent: float) -> float:
-    """Return the percentile; nan without samples. By hand, as numpy's would subtract one infinity from another."""
-    if not samples.size:
-        return float("nan")
-    rank = max(1, int(np.ceil(samples.size * percent / 100)))
-    return float(np.sort(samples)[rank - 1])

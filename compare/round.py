@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from compare.windows import Taken
 
 
+LATER_STEP = 1.25
+"""Of the search of the highest rate where an earlier round has found one: near it, finer than by doubling."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What one round measured of one model; latencies in seconds, None: not known."""
@@ -80,7 +84,8 @@ def measure(place: Place, subject: Subject, conditions: Conditions, earlier: Seq
     offline = windows.offline()
     if memories:
         memories.look()
-    highest, probes = _search(place, subject, conditions, earlier, rate(many), percentile(one, 50))
+    capacity = max(rate(many), rate(offline, subject.largest_batch))
+    highest, probes = _search(place, subject, conditions, earlier, (rate(many), capacity), percentile(one, 50))
     memory, gpu_memory = memories.end(subject.name, figures) if memories else _told(figures)
     return Measured(
         figures=figures,
@@ -107,19 +112,22 @@ def _search(
     subject: Subject,
     conditions: Conditions,
     earlier: Sequence[Measured],
-    throughput: float,
+    reached: tuple[float, float],
     p50_seconds: float,
 ) -> tuple[float, tuple[Probe, ...]]:
-    """Find the highest Poisson rate; a later round begins where the last one ended."""
+    """Find the highest Poisson rate; a later round begins where the last one ended.
+
+    `reached` are inferences for each second, at saturation and at most.
+    """
     plan, bound = conditions.plan, conditions.bound_seconds
     hopeless = p50_seconds > bound
-    known = earlier[-1].highest_per_second if earlier else 0.0
-    first = known or server_scenario.begin_with(throughput, p50_seconds, bound, plan.try_seconds)
+    known = earlier[-1].highest_per_second if earlier and not hopeless else 0.0
+    first = known or server_scenario.begin_with(reached[0], p50_seconds, bound, plan.try_seconds)
     return server_scenario.search(
         place.address,
         subject.single,
         bound_seconds=bound,
-        first=first,
+        start=server_scenario.Start(first, reached[1], LATER_STEP if known else 2.0),
         tries=1 if hopeless else plan.later_tries if known else plan.tries,
         seconds=plan.try_seconds,
         number=len(earlier),

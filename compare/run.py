@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from compare import energy
+from compare import energy, notes
 from compare.answers import held_out_path
 from compare.card import model_names, read_card, versions
 from compare.comparison import Comparison
@@ -25,8 +25,6 @@ from server.client import ClientError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    from compare.cost import Busy
 
 SEED = 0
 """Of random images and of the moments when Poisson requests are due."""
@@ -88,7 +86,14 @@ def compare(  # noqa: PLR0913 - each is one option of the command line
     names = choose(models, repository, address)
     references = {name: _reference(repository, name) for name in names}
     held_out = {name: held_out_path(heldout, name, references[name]) for name in names}
+    if heldout and not any(held_out.values()):
+        raise NetweightError(
+            f"--heldout {heldout}: expected a file of at least one of {', '.join(names)}, found none;"
+            " write {model} where a model's name stands in the path"
+        )
     conditions = Conditions(plan, bound_seconds, SEED, energy.meter())
+    if conditions.meter.reason:
+        report(conditions.meter.reason)
     places = Places(repository, address, metrics_url, command)
     work, surroundings = Work(places, conditions, held_out, report), Surroundings(places)
     interrupted = False
@@ -104,7 +109,7 @@ def compare(  # noqa: PLR0913 - each is one option of the command line
     cards = work.cards(names, hourly_price)
     comparison = Comparison(created, surroundings.environment, busy, settings, work.callers, cards)
     if busy and busy.is_busy:
-        report(warning(busy))
+        report(notes.warnings(comparison)[0])
     _raise_unfinished(work.failed, comparison, len(names), interrupted=interrupted)
     return comparison
 
@@ -152,14 +157,6 @@ def _reference(repository: Path, model: str) -> str | None:
         return None
     reference = read_card(repository, model).reference
     return reference.name if reference else None
-
-
-def warning(busy: Busy) -> str:
-    """Return what a reader of a busy machine's figures must know, in a line."""
-    return (
-        f"WARNING: the machine was busy: others took {busy.other_cores:.2f} cores on the mean, the hypervisor"
-        f" {busy.stolen_cores:.2f}; the figures may be worse than they would be on a quiet one"
-    )
 
 
 def _raise_unfinished(failed: dict[str, str], comparison: Comparison, count: int, *, interrupted: bool) -> None:

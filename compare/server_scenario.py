@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compare.bisection import highest_rate
 from compare.cold_start import first_answer_seconds
 from compare.cost import Probe
 from compare.poisson import poisson
+from models.spec import NetweightError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,12 +25,27 @@ HOPELESS_REQUESTS = 10.0
 """Over a try's time, where one answer at a single caller takes longer than the bound: one try shows it."""
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a search begins.
+
+    Attributes:
+        rate: requests for each second.
+        at_most: inferences for each second that the server reached when it was kept busy; no rate above it lasts.
+        step: the ratio of one rate to the next, until one kept the bound and one did not.
+    """
+
+    rate: float
+    at_most: float
+    step: float = 2.0
+
+
 def search(
     address: str,
     requests: Sequence[bytes],
     *,
     bound_seconds: float,
-    first: float,
+    start: Start,
     tries: int,
     seconds: float,
     number: int,
@@ -39,9 +57,9 @@ def search(
         address: of the server.
         requests: single samples.
         bound_seconds: the p99 that the rate must keep.
-        first: the rate to begin with.
+        start: where the search begins, and where it must end.
         tries: at most so many.
-        seconds: over which one try's requests are due.
+        seconds: over which one try's requests are due: about, so that they are as many as the rate says.
         number: of the round; with `seed` it fixes when requests are due.
         seed: of the comparison.
     """
@@ -49,12 +67,14 @@ def search(
 
     def attempt(rate: float) -> Probe:
         chosen = next(seeds)
-        arrivals = poisson(address, requests, rate, seconds, seed=chosen, give_up_seconds=bound_seconds)
+        span = max(1, round(rate * seconds)) / rate
+        arrivals = poisson(address, requests, rate, span, seed=chosen, give_up_seconds=bound_seconds)
         if arrivals.gave_up:
-            first_answer_seconds(address, requests[0])  # it comes when what was given up has left the server
+            with suppress(NetweightError):  # a full queue refuses it
+                first_answer_seconds(address, requests[0])  # it comes when what was given up has left the server
         return probe(arrivals, bound_seconds, number, chosen)
 
-    return highest_rate(attempt, first=first, tries=tries)
+    return highest_rate(attempt, first=start.rate, tries=tries, at_most=start.at_most, step=start.step)
 
 
 def begin_with(throughput: float, p50_seconds: float, bound_seconds: float, try_seconds: float) -> float:

@@ -32,7 +32,9 @@ UNLIMITED = 10_000  # columns of a terminal
 def show(comparison: Comparison, console: Console) -> None:
     """Print warnings, headline, table and footnotes."""
     if not comparison.cards:
-        raise NetweightError("nothing was measured, so there is nothing to show")
+        raise NetweightError(
+            "nothing was measured, so there is nothing to show; compare again, and see why each model failed"
+        )
     first = [Text(line, style="bold red") for line in warnings(comparison)]
     sentence = headline(comparison)
     if sentence:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from compare import energy, process_tree
 from compare.load import Load, Window, closed_loop, one_at_a_time
-from compare.measure import Latency
+from compare.measure import nearest_rank
 from compare.metrics_page import read_counts
 from models.environment import usable_cores
 from models.spec import NetweightError
@@ -106,7 +106,9 @@ class Windows:
         """
         self.errors += load.error_count
         if not load.count:
-            raise NetweightError(f"{self.subject.name}: no request was answered, first {load.first_error}")
+            raise NetweightError(
+                f"{self.subject.name}: expected replies, got none, first {load.first_error}; see the server's log"
+            )
         return load
 
 
@@ -122,6 +124,4 @@ def rate(load: Load, batch: int = 1) -> float:
 
 def percentile(load: Load, percent: float) -> float:
     """Return the latency at `percent` of a window that has replies."""
-    value = Latency(load.latencies).percentile(percent)
-    assert value is not None
-    return value
+    return nearest_rank(load.latencies, percent)

@@ -110,7 +110,11 @@ class Work:
 
     def _agree(self, name: str) -> None:
         path = self.held_out[name]
-        held = self._agreement.hold_against_reference(self._subjects[name], path) if path else None
+        try:
+            held = self._agreement.hold_against_reference(self._subjects[name], path) if path else None
+        except FAILURES as error:
+            self.report(f"{name}: agreement is not known: {error}")
+            return
         if held and held.agreed is not None:
             self.report(f"{name}: {held.agreed} of {held.images} answers are those of {held.reference}")
 

@@ -67,7 +67,7 @@ def cost_card(
     highest = repeated(rate * 0.7, noise)
     probes = tuple(
         Probe(0, rate * share, 7, 3.0, 30, 30, seconds * 1.2 if met else seconds * 9, 0.0002, met)
-        for share, met in ((0.5, True), (0.7, True), (0.9, False))
+        for share, met in ((0.5, True), (0.7, True), (0.72, False))
     )
     card = CostCard(
         model=model,

@@ -92,6 +92,22 @@ def test_tries_and_bracket(threshold: float, first: float, tries: int) -> None:
         assert threshold / highest <= max(TIGHT, 2**2**-halvings) * (1 + 1e-9)
 
 
+def test_no_rate_above_what_lasts() -> None:
+    """Nothing above `at_most` is tried, however well the tries go; where that is met, the search is over."""
+    highest, probes = highest_rate(attempt(lambda _: True), first=10, tries=9, at_most=35)
+    assert [each.rate for each in probes] == [10, 20, 35]
+    assert highest == 35
+    highest, probes = highest_rate(attempt(lambda _: True), first=50, tries=9, at_most=35)
+    assert [each.rate for each in probes] == [35]
+
+
+def test_a_finer_step() -> None:
+    """Near a rate that is known a smaller step finds the bracket in fewer tries."""
+    highest, probes = highest_rate(attempt(lambda rate: rate <= 70), first=64, tries=4, step=1.25)
+    assert [round(each.rate, 1) for each in probes] == [64, 80, 71.6, 67.7]
+    assert highest == pytest.approx(67.7, abs=0.1)
+
+
 @settings(max_examples=60)
 @given(
     threshold=st.floats(1, 1000),

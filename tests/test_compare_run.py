@@ -19,10 +19,9 @@ from compare import comparison as comparisons
 from compare.comparison import Comparison
 from compare.cost import Accuracy, CostCard, Layer, Published
 from compare.plan import DEMO, PLANS
-from compare.run import UnfinishedError, choose, compare, warning
+from compare.run import UnfinishedError, choose, compare
 from compare.server_process import ServerProcess
 from models.spec import NetweightError
-from tests.costs import comparison as made_up
 from tests.plans import ONCE, SHORT
 from tests.published import held_out, publish
 
@@ -274,13 +273,6 @@ def test_patterns(work: Path, tmp_path: Path) -> None:
         choose(["tiny", "vgg*"], repository)
     with pytest.raises(NetweightError, match="no model with a card"):
         compare(repository=tmp_path, report=silent)
-
-
-def test_a_busy_machine_is_told() -> None:
-    """The warning says how many cores others took."""
-    busy = made_up().busy
-    assert busy is not None
-    assert "others took 0.70 cores" in warning(replace(busy, other_cores=0.7, is_busy=True))
 
 
 def test_plans_grow() -> None:

@@ -157,12 +157,13 @@ def test_highest_rate() -> None:
     bound, service, seconds = 0.08, 0.02, 0.8
 
     def theory(rate_: float, seed: int) -> float:
-        due = schedule(rate_, seconds, seed)
+        due = schedule(rate_, max(1, round(rate_ * seconds)) / rate_, seed)
         return nearest_rank(latencies(due, [service] * due.size), 99)
 
     with one_by_one(lambda _: service) as server:
+        start = server_scenario.Start(25.0, at_most=1000.0)
         highest, probes = server_scenario.search(
-            server.address, [b"request"], bound_seconds=bound, first=25.0, tries=5, seconds=seconds, number=0, seed=13
+            server.address, [b"request"], bound_seconds=bound, start=start, tries=5, seconds=seconds, number=0, seed=13
         )
     assert {True, False} == {each.met for each in probes}
     assert highest == max(each.rate for each in probes if each.met) < 1 / service

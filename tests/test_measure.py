@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import math
 import threading
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from compare.card import Card, Reference, model_names, read_card, read_max_batch_size
 from compare.cost import Layer, Published
-from compare.measure import Latency, Throughput
-from compare.metrics_page import ModelFigures, ProcessFigures, parse_figures, parse_process, read_figures
+from compare.measure import Latency, Throughput, nearest_rank
+from compare.metrics_page import ModelFigures, ProcessFigures, parse_figures, parse_process, read_page
 from models.environment import cpu_quota_cores, environment, memory_limit_bytes, usable_cores
 from models.spec import NetweightError
 from tests.published import card_values, publish
@@ -37,12 +38,19 @@ def latency(*samples: float) -> Latency:
 def test_percentiles(samples: list[int], p50: float, p90: float, p99: float) -> None:
     """Percentiles are nearest-rank: the smallest sample that so many percent do not exceed, in any order of samples."""
     measured = latency(*samples)
-    assert (measured.p50_seconds, measured.p90_seconds, measured.p99_seconds) == (p50, p90, p99)
+    assert [measured.percentile(each) for each in (50, 90, 99)] == [p50, p90, p99]
 
 
 def test_no_samples() -> None:
     """Without samples a percentile is unknown, not zero."""
-    assert latency().p99_seconds is None
+    assert latency().p50_seconds is None
+    assert math.isnan(nearest_rank([], 99))
+
+
+def test_what_never_came() -> None:
+    """Infinities are latencies of requests that were not answered: they count as values."""
+    assert nearest_rank([1.0, math.inf, 2.0], 50) == 2.0
+    assert nearest_rank([1.0, math.inf, 2.0], 99) == math.inf
 
 
 def test_rates() -> None:
@@ -121,14 +129,14 @@ def test_metrics_page_over_http() -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), Page) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        assert set(read_figures(f"{address}/metrics")) == {("vgg16", "2"), ("lenet5", "1")}
+        assert set(parse_figures(read_page(f"{address}/metrics"))) == {("vgg16", "2"), ("lenet5", "1")}
         with pytest.raises(NetweightError, match="expected status 200, got 404"):
-            read_figures(f"{address}/wrong")
+            read_page(f"{address}/wrong")
         server.shutdown()
     with pytest.raises(NetweightError, match="is the server running"):
-        read_figures(f"{address}/metrics")
+        read_page(f"{address}/metrics")
     with pytest.raises(NetweightError, match="expected an address like"):
-        read_figures("127.0.0.1:8002")
+        read_page("127.0.0.1:8002")
 
 
 def test_card(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_server_that_answers_nothing(measured: Measured) -> None:
 
     with known_server(status=lambda _: grpc.StatusCode.INTERNAL) as server:
         windows = Windows(Place(server.address, None), SUBJECT, SHORT, energy.meter())
-        with pytest.raises(NetweightError, match=r"tiny: no request was answered, first INTERNAL: request \d"):
+        with pytest.raises(NetweightError, match=r"tiny: expected replies, got none, first INTERNAL: request \d"):
             windows.one_caller()
         with pytest.raises(NetweightError, match="INTERNAL"):
             first_answer_seconds(server.address, b"one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from compare.ceiling import near_ceiling
 from compare.columns import PLUS_MINUS, WORTH_TELLING, show_number
 from compare.marks import meanings
 from compare.page.amounts import GLUE, duration, mebibytes, megabytes, percent
@@ -34,6 +35,7 @@ def machine(environment: dict[str, Any]) -> Facts:
         ("Python", environment.get("python")),
         ("versions", ", ".join(f"{name} {version}" for name, version in packages.items())),
         ("server settings", ", ".join(f"{name}={value}" for name, value in settings.items()) or "as shipped"),
+        ("server's threads", environment.get("server_threads")),
         ("load average", _load(environment.get("load_average"))),
     ]
     return [(name, str(fact)) for name, fact in facts if fact]
@@ -62,18 +64,6 @@ def ceilings(comparison: Comparison) -> str:
         f"{show_number(caller.requests_per_second)}{GLUE}requests/s and {duration(caller.latency_p50_seconds)} p50 with "
         f"{show_number(caller.request_bytes / 1e3)}{GLUE}kB each"
         for caller in comparison.callers
-    )
-
-
-def warning(comparison: Comparison) -> str | None:
-    """Return what a reader must know first where the machine was busy with something else."""
-    busy = comparison.busy
-    if busy is None or not busy.is_busy:
-        return None
-    return (
-        f"This machine was busy while it measured: other processes took {show_number(busy.other_cores)} cores on the mean, "
-        f"and the hypervisor kept {show_number(busy.stolen_cores)}. Times and rates here may be worse than the models are; "
-        "bytes and accuracy do not depend on it."
     )
 
 
@@ -111,12 +101,14 @@ def footnotes(comparison: Comparison) -> list[str]:
         )
     lines.append("MB are 10⁶ bytes, of files; MiB are 2²⁰ bytes, of memory. A dash: not measured.")
     lines.append(
-        "p50, p90, p99: half, 90 of 100, 99 of 100 requests took no longer. Each figure is the median of the rounds."
+        "p50, p90, p99 of one caller: half, 90 of 100, 99 of 100 requests took no longer, all rounds' samples together. "
+        "Each other figure is the median of the rounds."
     )
     lines.append(
         f"{PLUS_MINUS} beside a figure: half the distance from its lowest to its highest round, where they lie more than "
         f"{percent(WORTH_TELLING)} apart."
     )
+    lines += [line for card in comparison.cards for line in near_ceiling(card, comparison.callers)]
     return lines
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from compare import notes
 from compare.marks import marked
 from compare.page import about
 from compare.page.chart import HALF, NARROW, WIDE, Chart
@@ -56,7 +57,7 @@ def as_html(comparison: Comparison) -> str:
             comparison=comparison,
             headline=_headline(comparison),
             ceilings=about.ceilings(comparison),
-            warning=about.warning(comparison),
+            warnings=notes.warnings(comparison),
             machine=about.machine(comparison.environment),
             measurement=about.measurement(comparison),
             figures=_figures(all_charts(comparison)),
