@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -143,9 +144,15 @@ def _accuracy(cards: Sequence[CostCard]) -> list[str]:
         )
     if any(card.accuracy and card.accuracy.agreed is not None for card in cards):
         lines.append("agreement: share of the same images on which it answers as the model that it was made from.")
-    published = {(card.published.data, card.published.source) for card in cards if card.published and not card.accuracy}
+    published = Counter(card.published.data for card in cards if card.published and not card.accuracy)
     if published:
-        data = ", ".join(sorted({each[0] for each in published}))
+        most = published.most_common(1)[0][0]
+        others = [
+            f"{card.model}'s on {card.published.data}"
+            for card in cards
+            if card.published and not card.accuracy and card.published.data != most
+        ]
+        data = ", ".join([most, *others])
         lines.append(
             f"published: top-1 of the trained architecture on {data}, as others published it; NOT measured here."
         )

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compare.cost import Published
 from compare.page import as_html, figure_svg
 from compare.page.axis import Axis, linear_axis, log_axis
 from compare.page.figures import all_charts
@@ -227,3 +228,13 @@ def test_names_are_free_text_and_stay_text() -> None:
     assert "<script>alert" not in page
     assert page.count("<script>") == 2
     assert "&lt;script&gt;" in page
+
+
+def test_shares_of_different_data_sets_are_not_put_side_by_side() -> None:
+    """What was published on MNIST is no rival of what was published on ImageNet: the chart has the commonest alone."""
+    mnist = replace(UNTRAINED, model="lenet5", title="LeNet-5", published=Published(99.05, None, "MNIST", "a paper"))
+    others = [replace(UNTRAINED, model=name, title=name) for name in ("one", "two")]
+    charts = {chart.name: chart for chart in all_charts(comparison(mnist, *others))}
+    chart = charts["pareto-published"]
+    assert "LeNet-5" not in str(chart.draw(508))
+    assert "on ImageNet-1K alone" in chart.reading

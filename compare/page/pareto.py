@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from math import hypot, sqrt
@@ -59,6 +60,7 @@ def charts(comparison: Comparison) -> list[Chart]:
 
 def _chart(trade: Trade, cards: Sequence[CostCard]) -> Chart | None:
     dots = _dots(trade, cards)
+    data = _data(trade, cards)
     if len(dots) < 2:
         return None
     best = sorted((dot for dot in dots if dot.is_front), key=lambda dot: dot.x)
@@ -74,6 +76,8 @@ def _chart(trade: Trade, cards: Sequence[CostCard]) -> Chart | None:
         "The line is what so much buys at best; up and to the left is better. Pale: beaten by one that costs no more and gives "
         "no less."
     )
+    if data:
+        reading += f" Of what was published on {data} alone: shares of other data sets do not compare."
     if trade.area:
         reading += " The area of a point is the resident memory that loading adds."
     return Chart(
@@ -81,12 +85,22 @@ def _chart(trade: Trade, cards: Sequence[CostCard]) -> Chart | None:
     )
 
 
+def _data(trade: Trade, cards: Sequence[CostCard]) -> str | None:
+    """Return the data set on which the values of most cards were measured; None where that is not asked."""
+    if trade.data is None:
+        return None
+    counted = Counter(data for card in cards if trade.value(card) is not None and (data := trade.data(card)))
+    return counted.most_common(1)[0][0] if counted else None
+
+
 def _dots(trade: Trade, cards: Sequence[CostCard]) -> list[Dot]:
+    data = _data(trade, cards)
     known = [
         (card, label, mark, cost, value)
         for card, label, mark in zip(cards, labels(cards), marks(cards), strict=True)
         if (cost := trade.cost(card)) is not None and (value := trade.value(card)) is not None and cost > 0
         if trade.is_share or value > 0
+        if trade.data is None or trade.data(card) == data
     ]
     best = set(front([(cost, value) for *_, cost, value in known]))
     most = max((trade.area(card) or 0 for card, *_ in known), default=0) if trade.area else 0

@@ -23,6 +23,8 @@ class Trade:
     tell_value: Callable[[float], str]
     is_share: bool = False
     area: Callable[[CostCard], float | None] | None = None
+    data: Callable[[CostCard], str | None] | None = None
+    """On what the value was measured: only models of the commonest data set are put side by side; None: it is the same."""
 
 
 def megabytes_on_disk(card: CostCard) -> float | None:
@@ -56,6 +58,11 @@ def published(card: CostCard) -> float | None:
     return card.published.top1_percent if card.published and card.accuracy is None else None
 
 
+def published_data(card: CostCard) -> str | None:
+    """Return the data set of the published top-1."""
+    return card.published.data if card.published else None
+
+
 def _tell_mb(value: float) -> str:
     return megabytes(value * MB)
 
@@ -75,8 +82,8 @@ _PUBLISHED = (published, "published top-1, % (not measured here)", _tell_percent
 TRADES = (
     Trade("pareto", "Accuracy for its bytes", *_BYTES, *_MEASURED, is_share=True),
     Trade("pareto-latency", "Accuracy for its latency", *_LATENCY, *_MEASURED, is_share=True),
-    Trade("pareto-published", "Published accuracy for its bytes", *_BYTES, *_PUBLISHED, is_share=True),
-    Trade("pareto-latency-published", "Published accuracy for its latency", *_LATENCY, *_PUBLISHED, is_share=True),
+    Trade("pareto-published", "Published accuracy for its bytes", *_BYTES, *_PUBLISHED, is_share=True, data=published_data),
+    Trade("pareto-latency-published", "Published accuracy for its latency", *_LATENCY, *_PUBLISHED, is_share=True, data=published_data),
     Trade(
         "pareto-throughput", "Throughput for its bytes", *_BYTES,
         saturated, "inferences/s at saturation", rate, area=added_memory,
