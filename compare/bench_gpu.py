@@ -205,7 +205,7 @@ def measure(
         tolerance=TOLERANCES[precision],
         callers_32_per_second=Throughput(crowd.callers, crowd.count, crowd.seconds).per_second,
         latency_p50_seconds=latency.p50_seconds,
-        latency_p99_seconds=latency.p99_seconds,
+        latency_p99_seconds=latency.percentile(99),
         limit_latency_p50_seconds=min(
             each["latency_p50_seconds"] for each in _with_transfers(limits["ways"]) if each["batch"] == 1
         ),

@@ -128,7 +128,7 @@ def make_row(
         limit_per_second=limit,
         ratio=throughput / limit,
         latency_p50_seconds=latency.p50_seconds,
-        latency_p99_seconds=latency.p99_seconds,
+        latency_p99_seconds=latency.percentile(99),
         server_cpu_seconds_per_request=median(used) if used else None,
         start_to_ready_seconds=startup.start_to_ready_seconds,
         resident_bytes=startup.memory.resident,

@@ -167,7 +167,7 @@ class Watch:
 
     def __init__(self, snapshots: Snapshots, context: grpc.ServicerContext) -> None:
         self._snapshots = snapshots
-        self._context = context
+        self._context: Any = context  # its cancel has no types
         self._request: pb.WatchCardsRequest | None = None
         self._told: Mapping[tuple[str, str], pb.Card] = {}
         self._over = threading.Event()

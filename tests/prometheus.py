@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
+from deploy.dashboards.promql import filled
+
 ROOT = Path(__file__).parent.parent
 SCRAPE_SECONDS = 1
-WINDOW = {"$model": ".+", "$instance": ".+", "$__rate_interval": f"{4 * SCRAPE_SECONDS}s", "$__range": "5m"}
-"""What stands for Grafana's variables."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,8 @@ class Prometheus:
         Raises:
             ValueError: it does not accept the expression; the message says why.
         """
-        for name, text in WINDOW.items():
-            expression = expression.replace(name, text)
-        query = {"query": expression, "start": str(self.started), "end": str(time.time()), "step": str(SCRAPE_SECONDS)}
+        asked = filled(expression, f"{4 * SCRAPE_SECONDS}s", "5m")
+        query = {"query": asked, "start": str(self.started), "end": str(time.time()), "step": str(SCRAPE_SECONDS)}
         answer = json.loads(self.get("/api/v1/query_range", **query))
         if answer["status"] != "success":
             raise ValueError(answer["error"])

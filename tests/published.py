@@ -28,7 +28,12 @@ def card_values(
         "schema": "netweight-card/1",
         "name": name,
         "version": version,
-        "architecture": {"name": name, "title": name.title(), "family": "VGG" if name.startswith("vgg") else "Tiny", "adaptation": None},
+        "architecture": {
+            "name": name,
+            "title": name.title(),
+            "family": "VGG" if name.startswith("vgg") else "Tiny",
+            "adaptation": None,
+        },
         "weights": {"trained": True, "sha256": None, "checkpoint_bytes": 1000, **weights},
         "preprocessing": {"mean": [0.5], "std": [0.25]},
         "graph": {"files": {}, "onnx_bytes": 1100, "variant": variant},

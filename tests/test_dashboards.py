@@ -236,9 +236,27 @@ def test_consoles_show_the_same_figures(prometheus: Prometheus) -> None:
     assert ">91%<" in rows["resnet50"]
     assert "not measured" in rows["spare"]
     assert "NetweightModelLoadFailed (warning)" in pages["serving"]
-    judged = {"Up", "Models ready", "Alerts firing", "Failed by our fault"}  # latency depends on the machine
+    judged = {"Up", "Ready", "Alerts firing", "Failed by our fault"}  # latency depends on the machine
     assert red(pages["serving"]) & judged == {"Alerts firing", "Failed by our fault"}
     assert "is up" in prometheus.get("/consoles/index.html")
+
+
+def test_memory_is_in_powers_of_1024_and_files_in_powers_of_ten(prometheus: Prometheus) -> None:
+    """The console pages have memory in KiB, MiB and GiB, and bytes on disk in kB, MB and GB."""
+    costs = prometheus.get("/consoles/costs.html")
+    assert set(shown(costs, "GPU memory")) == {"953.7MiB"}  # 10^9 bytes, of the GPU that is none
+    files = shown(costs, "On disk")
+    assert len(files) >= len(MODELS)
+    assert all(re.fullmatch(r"[\d.]+k?B", each) for each in files), files
+    memory = shown(prometheus.get("/consoles/serving.html"), "Resident memory")
+    assert memory
+    assert all(re.fullmatch(r"[\d.]+[MG]iB", each) for each in memory), memory
+
+
+def shown(page: str, title: str) -> list[str]:
+    """Return the values that a console page's panel of bars or lines shows."""
+    (section,) = [part for part in page.split("<h3>") if part.startswith(f"{title}</h3>")]
+    return [each.strip() for each in re.findall(r"<b>(.*?)</b>", section, re.DOTALL)]
 
 
 def test_consoles_of_a_prometheus_that_knows_nothing(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from ruamel.yaml import YAML
 
 from deploy.dashboards import __main__ as dashboards
 from deploy.dashboards.grafana import SOURCE
-from deploy.dashboards.serving import BOUND_SECONDS, OURS
+from deploy.dashboards.promql import filled
+from deploy.dashboards.serving import BOUND_RATIO, BOUND_SECONDS, OURS
 from deploy.image import record, requirements
 from server.gpu import GpuMetrics, Gpus
 from server.metrics import Metrics
@@ -61,21 +62,26 @@ def exported() -> set[str]:
 
 
 def selectors(expression: str) -> Iterator[promql_parser.VectorSelector]:
-    """Yield every selector of an expression, with Grafana's interval put in."""
+    """Yield every selector of an expression, with values for Grafana's variables."""
     found: list[promql_parser.VectorSelector] = []
 
     def visit(node: promql_parser.Expr) -> None:
         if isinstance(node, promql_parser.VectorSelector):
             found.append(node)
 
-    for variable in ("$__rate_interval", "$__range"):
-        expression = expression.replace(variable, "20s")
-    promql_parser.walk(promql_parser.parse(expression), visit)
+    promql_parser.walk(promql_parser.parse(filled(expression, "20s", "20s")), visit)
     return iter(found)
 
 
 def works(command: list[str]) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def promtool(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run promtool in the repository's root; skip aloud without it."""
+    if not shutil.which("promtool"):
+        pytest.skip("no promtool here (Debian: apt-get install prometheus)")
+    return subprocess.run(["promtool", *words], capture_output=True, text=True, cwd=ROOT, check=False)
 
 
 def compose_command() -> list[str]:
@@ -165,12 +171,24 @@ def test_table_names_every_column() -> None:
 
 
 def test_the_board_and_the_alerts_have_the_same_bounds() -> None:
-    """The line in the panel of latencies is where the alert fires, and both count the same codes as our fault."""
-    rules = (ROOT / "deploy/alerts.yml").read_text(encoding="utf-8")
-    assert f"> {BOUND_SECONDS}\n" in rules
-    assert f"{{{OURS}}}" in rules
-    (latency,) = [panel for panel in panels() if panel["title"] == "Latency"]
-    assert latency["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"] == BOUND_SECONDS
+    """Latencies and errors are drawn wrong where their alerts fire, and both count the same codes as our fault."""
+    (group,) = YAML(typ="safe").load(ROOT / "deploy/alerts.yml")["groups"]
+    rules = {rule["alert"]: rule["expr"] for rule in group["rules"]}
+    assert rules["NetweightLatencyHigh"].endswith(f" > {BOUND_SECONDS}")
+    assert rules["NetweightErrorRatio"].endswith(f" > {BOUND_RATIO}")
+    assert f"{{{OURS}}}" in rules["NetweightErrorRatio"]
+    bounds = {"Latency": BOUND_SECONDS, "Latency p99": BOUND_SECONDS, "Failed by our fault": BOUND_RATIO}
+    (serving,) = [board for board in GRAFANA if board["uid"] == "netweight-serving"]
+    steps = {each["title"]: each["fieldConfig"]["defaults"]["thresholds"]["steps"] for each in drawn(serving)}
+    assert {title: steps[title][-1]["value"] for title in bounds} == bounds
+
+
+@pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
+def test_only_lines_show_the_past(panel: dict[str, Any]) -> None:
+    """What is not drawn over time asks for this moment: of a server that died it shows nothing, not its last figure."""
+    over_time = panel["type"] == "timeseries"
+    assert all((each["range"], each["instant"]) == (over_time, not over_time) for each in panel["targets"])
+    assert panel["type"] != "stat" or panel["options"]["graphMode"] == "none"
 
 
 def test_every_mounted_file_is_there() -> None:
@@ -224,9 +242,52 @@ def test_each_profile_starts_one_server(profile: str | None, server: str) -> Non
 )
 def test_prometheus_accepts_its_settings_and_its_alerts(words: tuple[str, ...]) -> None:
     """Promtool finds no error in deploy/prometheus.yml, and every alert fires when it should and only then."""
-    if not shutil.which("promtool"):
-        pytest.skip("no promtool here (Debian: apt-get install prometheus)")
-    done = subprocess.run(["promtool", *words], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = promtool(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+COSTS: dict[str, dict[str, float]] = {
+    "Compute for each inference": {"m": 0.5},
+    "Bytes on disk for each inference by second": {"m": 200},
+    "Resident memory for each inference by second": {"m": 100},
+    "Resident memory, times the lightest": {"m": 3, "light": 1, "nothing": 0},
+}
+"""Panels of costs, and what they show of the servers of the next test."""
+
+
+def test_costs_of_several_servers_and_batches(tmp_path: Path) -> None:
+    """Two servers of one model, one of which batches: a ratio is of sums over both; a 0 is not taken for the lightest."""
+    series = {
+        'netweight_model_file_bytes{instance="a",model="m",version="1"}': "400x20",
+        'netweight_model_file_bytes{instance="b",model="m",version="1"}': "400x20",
+        'netweight_model_resident_bytes{instance="a",model="m",version="1"}': "300x20",
+        'netweight_model_resident_bytes{instance="b",model="m",version="1"}': "100x20",
+        'netweight_model_resident_bytes{instance="a",model="light",version="1"}': "100x20",
+        'netweight_model_resident_bytes{instance="a",model="nothing",version="1"}': "0x20",
+        'netweight_inferences_total{instance="a",model="m",version="1"}': "0+45x20",
+        'netweight_inferences_total{instance="b",model="m",version="1"}': "0+15x20",
+        'netweight_execution_seconds_total{instance="a",model="m",version="1"}': "0+7.5x20",
+        'netweight_execution_seconds_total{instance="b",model="m",version="1"}': "0+22.5x20",
+    }
+    (asked,) = [
+        {each.title: each.queries[0].expression for each in board.panels}
+        for board in dashboards.BOARDS
+        if board.name == "costs"
+    ]
+    expected = [
+        {
+            "expr": f"round({filled(asked[title], '1m', '5m')}, 0.001)",
+            "eval_time": "4m",
+            "exp_samples": [
+                {"labels": f'{{model="{model}", version="1"}}', "value": value} for model, value in values.items()
+            ],
+        }
+        for title, values in COSTS.items()
+    ]
+    given = [{"series": name, "values": values} for name, values in series.items()]
+    case = {"tests": [{"interval": "15s", "input_series": given, "promql_expr_test": expected}]}
+    (tmp_path / "costs.yml").write_text(json.dumps(case), encoding="utf-8")  # JSON is YAML
+    done = promtool("test", "rules", str(tmp_path / "costs.yml"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

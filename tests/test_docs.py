@@ -1,11 +1,13 @@
-"""The documentation names what there is: every setting, every metric, every command."""
+"""The documentation names what there is: every setting, every metric, every command; and its links lead somewhere."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from server.config import Settings
@@ -14,7 +16,9 @@ from server.gpu import GpuMetrics, Gpus
 from server.metrics import Metrics
 from tests.fake_nvml import FakeNvml
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
 def test_every_setting_is_documented() -> None:
@@ -51,6 +55,46 @@ def test_every_field_of_a_configuration_is_documented() -> None:
     rows = re.findall(r"^\| `([a-z_.]+)` \| ([a-z ]+) \|", read("triton.md"), re.MULTILINE)
     assert len(rows) == len(FIELDS)
     assert dict(rows) == FIELDS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each link and picture leads to a file that is there, and to a heading of it where it names one."""
+    assert list(broken(page)) == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    """A missing file, a missing heading and a missing picture are found; what stands in code is no link."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# One `two`: three\n[a](#one-two-three) [b](page.md#one-two-three) [c](https://example.com/none) `[d](none)`\n"
+        "```\n# four\n[e](none)\n```\n"
+        '[f](none.md) [g](#four) ![h](none.png "title")\n<source srcset="none.svg"><img src="page.md">\n'
+    )
+    assert list(broken(page)) == ["none.md", "#four", "none.png", "none.svg"]
+
+
+def broken(page: Path) -> Iterator[str]:
+    """Yield the links of a Markdown page that lead nowhere."""
+    text = re.sub(r"`[^`\n]*`", "", prose(page))
+    for link, source in re.findall(r'\]\(([^)\s]+)|(?:src|srcset|href)="([^"]+)"', text):
+        target = link or source
+        path, _, heading = target.partition("#")
+        file = page.parent / path if path else page
+        there = file.exists() and (not heading or file.suffix != ".md" or heading in headings(file))
+        if not there and not re.match(r"[a-z]+:", target):
+            yield target
+
+
+def headings(page: Path) -> set[str]:
+    """Return the names by which links call a page's headings, made as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def prose(page: Path) -> str:
+    """Return a page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
 def read(name: str) -> str:

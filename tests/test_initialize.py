@@ -160,7 +160,10 @@ def test_transfer_takes_a_plain_state_dict(tmp_path: Path) -> None:
         ({"init_from": "cut.pt"}, r"cut\.pt is not of the network vgg11 as it is built here: "),
         ({"init_from": "nowhere.pt"}, r"^cannot read .*nowhere\.pt \(No such file or directory\): give a checkpoint"),
         ({"init_from": "IMAGENET1K_V1"}, r"^--init-from takes a file, a training run's best\.pt, got 'IMAGENET1K_V1'$"),
-        ({"transfer": "SHALLOW"}, r"is a checkpoint of vgg11, not of vgg16: ask for vgg11, .*, or say --init-from, which takes the layers that match$"),
+        (
+            {"transfer": "SHALLOW"},
+            r"is a checkpoint of vgg11, not of vgg16: ask for vgg11, .*, or say --init-from, which takes the layers that match$",
+        ),
         ({"transfer": "random:3"}, r"^weights 'random:3' were never trained: leave them out, or give a checkpoint$"),
         ({"transfer": "SHALLOW", "init_from": "SHALLOW"}, r"both give the first weights: leave one out$"),
     ],

@@ -13,9 +13,10 @@ from html import escape
 from pathlib import Path
 
 from deploy.dashboards.panel import Board, Panel, Query, Unit
+from deploy.dashboards.promql import filled
 
-WINDOW = {"$model": ".+", "$instance": ".+", "$__rate_interval": "1m", "$__range": "15m"}
-"""What stands for Grafana's variables: all models and servers, rates over the last minute."""
+WINDOW = ("1m", "15m")
+"""What rates are taken over, and the time that is shown: console.js draws as much."""
 CSS, SCRIPT = ((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("console.css", "console.js"))
 LABEL = re.compile(r"\{\{(\w+)\}\}")
 DASH = '<span class="none" title="not measured">&ndash;</span>'
@@ -99,13 +100,14 @@ def figures(panel: Panel) -> Iterator[str]:
         if bound is not None:
             wrong += f"{{{{ if {compare} .Value {float(bound)} }}}} wrong{{{{ end }}}}"
     for query in panel.queries:
-        yield each(query, f'<div class="big{wrong}">{value(panel.unit)} <small>{named(query)}</small></div>', DASH)
+        text = f'<div class="big{wrong}">{value(panel.unit)} <small>{named(query)}</small></div>'
+        yield for_each_series(query, text, DASH)
 
 
 def names(panel: Panel) -> Iterator[str]:
     """Yield the series' names."""
     for query in panel.queries:
-        yield each(query, f"<div>{named(query)}</div>", '<span class="none">none</span>')
+        yield for_each_series(query, f"<div>{named(query)}</div>", '<span class="none">none</span>')
 
 
 def bars(panel: Panel) -> Iterator[str]:
@@ -115,13 +117,15 @@ def bars(panel: Panel) -> Iterator[str]:
     length = '{{ printf "%.9f" .Value }} / {{ printf "%.9f" $most }}'
     for query in panel.queries:
         bar = f'{{{{ if .Value }}}}<i style="min-width: 1px; width: calc(100% * {length})"></i>{{{{ else }}}}<i></i>{{{{ end }}}}'
-        yield each(query, f'<div class="bar"><span>{named(query)}</span>{bar}<b>{value(panel.unit)}</b></div>', DASH)
+        text = f'<div class="bar"><span>{named(query)}</span>{bar}<b>{value(panel.unit)}</b></div>'
+        yield for_each_series(query, text, DASH)
 
 
 def lines(panel: Panel) -> Iterator[str]:
     """Yield the place of a graph, with the queries that console.js asks, and the present values."""
     queries = [
-        {"expression": filled(query.expression), "legend": LABEL.sub(r"{\1}", query.legend)} for query in panel.queries
+        {"expression": filled(query.expression, *WINDOW), "legend": LABEL.sub(r"{\1}", query.legend)}
+        for query in panel.queries
     ]
     bound = f' data-bound="{panel.bound}"' if panel.bound is not None else ""
     yield (
@@ -130,7 +134,7 @@ def lines(panel: Panel) -> Iterator[str]:
     )
     for query in panel.queries:
         item = f'<li data-name="{named(query)}"><span>{named(query)}</span> <b>{value(panel.unit)}</b></li>'
-        yield each(query, item, f"<li>{DASH}</li>")
+        yield for_each_series(query, item, f"<li>{DASH}</li>")
     yield "</ul>"
 
 
@@ -154,7 +158,7 @@ def table(panel: Panel) -> Iterator[str]:
     yield "</tr>{{ end }}\n</tbody></table>"
 
 
-def each(query: Query, text: str, otherwise: str) -> str:
+def for_each_series(query: Query, text: str, otherwise: str) -> str:
     """Return a template that repeats a text for each series, in the order of their labels, or says another."""
     order = "".join(f' | sortByLabel "{label}"' for label in reversed(LABEL.findall(query.legend)))
     return f"{{{{ range query {quoted(asked(query))}{order} }}}}{text}{{{{ else }}}}{otherwise}{{{{ end }}}}"
@@ -170,16 +174,9 @@ def value(unit: Unit) -> str:
     return f'{{{{ template "value" (args .Value "{unit.value}") }}}}'
 
 
-def filled(expression: str) -> str:
-    """Return an expression without Grafana's variables."""
-    for name, text in WINDOW.items():
-        expression = expression.replace(name, text)
-    return expression
-
-
 def asked(query: Query) -> str:
     """Return what a page asks for a query: its finite values. Nothing divided by nothing is not a figure."""
-    return f"(({filled(query.expression)}) > -Inf) < +Inf"
+    return f"(({filled(query.expression, *WINDOW)}) > -Inf) < +Inf"
 
 
 def quoted(expression: str) -> str:

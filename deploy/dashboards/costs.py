@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from deploy.dashboards.panel import Board, Panel, Query, Unit
-from deploy.dashboards.promql import GPU, LOADED, MODEL, STARTED, by_version, mean, of_version, quantile, rate
+from deploy.dashboards.promql import (
+    GPU,
+    LOADED,
+    MODEL,
+    STARTED,
+    by_version,
+    mean,
+    of_all_servers,
+    of_version,
+    quantile,
+    rate,
+)
 from deploy.dashboards.promql import times_the_lightest as times
 
 FILES, RESIDENT = of_version("file_bytes"), of_version("resident_bytes")
@@ -13,11 +24,11 @@ ACCURACY, GPU_MEMORY = of_version("heldout_accuracy"), of_version("gpu_memory_by
 P50, P90, P99 = (quantile(share, "request") for share in (0.5, 0.9, 0.99))
 INFERENCES = rate("inferences_total")
 BATCH = mean("batch_size")
-COMPUTE = f"({mean('compute_duration_seconds')}) / ({BATCH})"
-"""A run's seconds over a run's samples. The sum of what calls saw would count a run once for each call in its batch."""
+COMPUTE = f"{rate('execution_seconds_total')} / {INFERENCES}"
+"""Seconds of runs over samples, whatever the batches. What calls saw would count a run for each call in its batch."""
 
-BY_BATCHES = "A run's seconds, over the samples that shared it; of all the threads that it had, not CPU seconds."
-BY_TRAFFIC = "Over the traffic that there is, not that there could be: an idle model looks dear."
+BY_RUNS = "Seconds of session runs, over the samples in them; by the clock, however many threads ran: not CPU seconds."
+BY_TRAFFIC = "Of all servers, over the traffic that there is, not that there could be: an idle model looks dear."
 
 
 def table() -> Panel:
@@ -100,12 +111,12 @@ def to_call() -> tuple[Panel, ...]:
         lines("Latency p90", P90, Unit.SECONDS, seen),
         lines("Latency p99", P99, Unit.SECONDS, f"{seen} Cut from a histogram: exact to a bucket's width."),
         lines("Inferences", INFERENCES, Unit.SAMPLES, "Samples by second."),
-        lines("Compute for each inference", COMPUTE, Unit.SECONDS, BY_BATCHES),
+        lines("Compute for each inference", COMPUTE, Unit.SECONDS, BY_RUNS),
         lines("Batch size", BATCH, Unit.COUNT, "Samples in one execution, on the mean."),
         Panel(
             "bars",
             "Bytes on disk for each inference by second",
-            by_version(f"{FILES} / {INFERENCES}"),
+            by_version(f"{of_all_servers('file_bytes')} / {INFERENCES}"),
             Unit.BYTES,
             BY_TRAFFIC,
             width=12,
@@ -113,7 +124,7 @@ def to_call() -> tuple[Panel, ...]:
         Panel(
             "bars",
             "Resident memory for each inference by second",
-            by_version(f"{RESIDENT} / {INFERENCES}"),
+            by_version(f"{of_all_servers('resident_bytes')} / {INFERENCES}"),
             Unit.MEMORY,
             BY_TRAFFIC,
             width=12,

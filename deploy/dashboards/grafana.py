@@ -117,9 +117,9 @@ def colours(panel: Panel) -> list[Threshold]:
 
 
 def figure(_: Panel) -> Drawn:
-    """Return one present value for each series, with its course behind it."""
+    """Return one present value for each series: of a server that died there is none, rather than its last one."""
     options = common.ReduceDataOptions().calcs(LAST)
-    return stat.Panel().height(4).graph_mode(BigValueGraphMode.AREA).reduce_options(options)
+    return stat.Panel().height(4).no_value(DASH).graph_mode(BigValueGraphMode.NONE).reduce_options(options)
 
 
 def names(_: Panel) -> Drawn:
@@ -180,12 +180,12 @@ def together(panel: Panel) -> Drawn:
 
 
 def target(panel: Panel, position: int, query: Query) -> prometheus.Dataquery:
-    """Return a panel's query: of this moment where it shows no course."""
+    """Return a panel's query: of this moment, unless it is drawn over time."""
     made = prometheus.Dataquery().expr(query.expression).legend_format(query.legend).ref_id(reference(position))
     made.datasource(SOURCE)
     if panel.kind == "table":
         return made.instant().format(PromQueryFormat.TABLE)
-    return made.range() if panel.kind in {"lines", "figure"} else made.instant()
+    return made.range() if panel.kind == "lines" else made.instant()
 
 
 def reference(position: int) -> str:

@@ -10,6 +10,8 @@ EACH = "model, version"
 NAMED = "{{model}} {{version}}"
 """The legend of what is told by version."""
 INTERVAL = "$__rate_interval"
+SHOWN = "$__range"
+"""The time that the dashboard shows."""
 GPU = "a GPU"
 """What a machine must have for some queries to have data."""
 
@@ -22,9 +24,28 @@ LOAD_FAILED = Annotation("Load failed", 'increase(netweight_model_loads_total{ou
 """Grafana asks for annotations at steps of a minute: each change is in one of them."""
 
 
+def filled(expression: str, interval: str, shown: str) -> str:
+    """Return an expression as Prometheus takes it: of all models and servers, with durations for Grafana's variables.
+
+    Args:
+        expression: with Grafana's variables.
+        interval: what rates are taken over, such as ``1m``; at least two scrapes.
+        shown: the time that is looked at, such as ``15m``.
+    """
+    values = {"$model": ".+", "$instance": ".+", INTERVAL: interval, SHOWN: shown}
+    for variable, value in values.items():
+        expression = expression.replace(variable, value)
+    return expression
+
+
 def of_version(what: str, by: str = EACH, matchers: str = CHOSEN) -> str:
     """Return the expression for a gauge ``netweight_model_...``; servers that serve the same model show the largest."""
     return f"max by ({by}) (netweight_model_{what}{{{matchers}}})"
+
+
+def of_all_servers(what: str) -> str:
+    """Return the expression for a gauge ``netweight_model_...`` of each version, summed over the servers."""
+    return f"sum by ({EACH}) (netweight_model_{what}{{{CHOSEN}}})"
 
 
 def rate(metric: str, by: str = EACH, matchers: str = CHOSEN) -> str:
@@ -44,8 +65,8 @@ def mean(histogram: str, by: str = EACH, matchers: str = CHOSEN) -> str:
 
 
 def times_the_lightest(expression: str) -> str:
-    """Return the expression for how many times the least of an expression's series each of them is."""
-    return f"({expression}) / scalar(min({expression}))"
+    """Return the expression for how many times the least of an expression's series, but for zeros, each of them is."""
+    return f"({expression}) / scalar(min(({expression}) > 0))"
 
 
 def by_version(expression: str, label: str = "", *, empty_without: str = "") -> tuple[Query, ...]:

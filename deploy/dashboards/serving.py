@@ -10,6 +10,7 @@ from deploy.dashboards.promql import (
     LOAD_FAILED,
     LOADED,
     MODEL,
+    SHOWN,
     STARTED,
     mean,
     quantile,
@@ -18,6 +19,8 @@ from deploy.dashboards.promql import (
 
 BOUND_SECONDS = 0.5
 """That p99 should keep: the alert NetweightLatencyHigh of deploy/alerts.yml has the same."""
+BOUND_RATIO = 0.01
+"""Of all calls, that may fail by our fault: the alert NetweightErrorRatio has the same."""
 HERE = 'instance=~"$instance"'
 SERVER = f'job="netweight",{HERE}'
 MODELS = f'{HERE},model=~"$model"'
@@ -25,7 +28,7 @@ CALLS = f'{HERE},model=~"$model|"'
 """Of the chosen models, and for models that are not there: those are counted without a name."""
 OURS = 'code=~"INTERNAL|UNKNOWN|UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED"'
 """Codes that are the server's fault, as NetweightErrorRatio counts them."""
-ALERTS = 'ALERTS{alertname=~"Netweight.+",alertstate="firing"}'
+ALERTS = f'ALERTS{{alertname=~"Netweight.+",alertstate="firing",{HERE}}}'
 PARTS = ("input", "queue", "compute", "output")
 
 
@@ -33,21 +36,28 @@ def now() -> tuple[Panel, ...]:
     """Return one line of single figures: is all well at this moment?"""
     asked = rate("requests_total", "instance", CALLS)
     failed = f"({rate('requests_total', 'instance', f'{CALLS},{OURS}')} or 0 * {asked}) / {asked}"
-    ready = f'sum by (instance) (netweight_model_state{{{MODELS},state="READY"}})'
     each = "{{instance}}"
     return (
         figure(
             "Up", f"up{{{SERVER}}}", each, Unit.COUNT, "1: the server answers Prometheus. 0: NetweightDown.", least=1
         ),
-        figure("Models ready", ready, each, Unit.COUNT, "Versions in READY. 0: NetweightNotReady.", least=1),
+        figure(
+            "Ready",
+            f"netweight_ready{{{HERE}}}",
+            each,
+            Unit.COUNT,
+            "1: every model that should be served is. 0: NetweightNotReady.",
+            least=1,
+        ),
         figure("Requests", asked, each, Unit.REQUESTS, "Calls by second, answered in whatever way."),
         figure(
             "Failed by our fault",
             failed,
             each,
             Unit.RATIO,
-            "INTERNAL, UNAVAILABLE, DEADLINE_EXCEEDED and the like, of all calls. Over 1 %: NetweightErrorRatio.",
-            bound=0.01,
+            "INTERNAL, UNAVAILABLE, DEADLINE_EXCEEDED and the like, of all calls. "
+            f"Over {100 * BOUND_RATIO:g} %: NetweightErrorRatio.",
+            bound=BOUND_RATIO,
         ),
         figure(
             "Latency p99",
@@ -72,7 +82,7 @@ def wrong() -> tuple[Panel, ...]:
     """Return what is wrong, by name."""
     firing = f"max by (alertname, severity) ({ALERTS})"
     states = f"max by (model, version, state) (netweight_model_state{{{MODELS}}} == 1)"
-    failed = f'increase(netweight_model_loads_total{{{HERE},outcome="failed"}}[$__range])'
+    failed = f'increase(netweight_model_loads_total{{{HERE},outcome="failed"}}[{SHOWN}])'
     return (
         Panel(
             "names",
@@ -168,8 +178,8 @@ def queues() -> tuple[Panel, ...]:
 
 
 def machine() -> tuple[Panel, ...]:
-    """Return what the process takes of the machine."""
-    each = "{{instance}}"
+    """Return what the server takes of the machine."""
+    each, on_top = "{{instance}}", "front ends (--frontends) come on top."
     cpu = f"rate(process_cpu_seconds_total{{{SERVER}}}[{INTERVAL}])"
     memory = (
         Query(f"netweight_gpu_memory_used_bytes{{{HERE}}}", "{{gpu_uuid}} used", empty_without=GPU),
@@ -179,18 +189,24 @@ def machine() -> tuple[Panel, ...]:
     utilization = (Query(f"netweight_gpu_utilization_ratio{{{HERE}}}", "{{gpu_uuid}}", empty_without=GPU),)
     power = (Query(f"netweight_gpu_power_watts{{{HERE}}}", "{{gpu_uuid}}", empty_without=GPU),)
     return (
-        Panel("lines", "CPUs in use", (Query(cpu, each),), Unit.COUNT, "CPU seconds by second of the whole process."),
+        Panel(
+            "lines",
+            "CPUs in use",
+            (Query(cpu, each),),
+            Unit.COUNT,
+            f"CPU seconds by second of the process that holds the models; {on_top}",
+        ),
         Panel(
             "lines",
             "Resident memory",
             (Query(f"process_resident_memory_bytes{{{SERVER}}}", each),),
             Unit.MEMORY,
-            "Of the whole process: all models, buffers and the runtime itself.",
+            f"Of the process that holds the models, with buffers and the runtime itself; {on_top}",
         ),
         Panel(
             "bars",
             "Start, by phase",
-            (Query(f"netweight_startup_seconds{{{HERE}}}", "{{phase}}"),),
+            (Query(f"netweight_startup_seconds{{{HERE}}}", "{{instance}} {{phase}}"),),
             Unit.SECONDS,
             "From the process's start to the ready line: starting Python, imports, the rest; total has the loads too.",
         ),

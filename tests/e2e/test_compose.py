@@ -23,6 +23,7 @@ from tritonclient.utils import InferenceServerException
 
 from deploy.dashboards.__main__ import BOARDS
 from deploy.dashboards.panel import Board
+from deploy.dashboards.promql import filled
 from tests import graphs
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(900)]
@@ -34,8 +35,8 @@ SIDE = 32
 IMAGE_BYTES = 400_000_000
 """What the CPU image may weigh."""
 LOAD_SECONDS = 25
-WINDOW = {"$model": ".+", "$instance": ".+", "$__rate_interval": "20s", "$__range": "5m"}
-"""What stands for Grafana's variables; the interval is four scrapes."""
+INTERVAL = "20s"
+"""What rates are taken over: four scrapes."""
 NEEDS_MORE = {
     "Alerts",
     "Held-out accuracy",
@@ -101,9 +102,8 @@ class Stack:
     def series(self, expression: str) -> list[dict[str, Any]]:
         """Return the series of a range query over the seconds of load, a point for each scrape."""
         now = time.time()
-        for name, text in WINDOW.items():
-            expression = expression.replace(name, text)
-        query = {"query": expression, "start": str(now - 2 * LOAD_SECONDS), "end": str(now), "step": "5"}
+        asked = filled(expression, INTERVAL, "5m")
+        query = {"query": asked, "start": str(now - 2 * LOAD_SECONDS), "end": str(now), "step": "5"}
         result = self.get("prometheus", 9090, "/api/v1/query_range", **query)["data"]["result"]
         assert isinstance(result, list)
         return result
