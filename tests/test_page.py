@@ -208,7 +208,7 @@ def test_hostile_names_stay_text(browser: Browser) -> None:
 def test_a_busy_machine_is_told_first() -> None:
     """The warning stands above the headline, in words, with figures; on a machine at rest there is none."""
     calm, busy = as_html(comparison(BARE)), as_html(comparison(BARE, busy=Busy(0.8, 0.1, is_busy=True)))
-    told = busy.index("other processes took 0.800 cores")
+    told = busy.index("other processes took 0.80 cores")
     assert busy.index('<p class="warning"') < told < busy.index("<h1>")
     assert '<p class="warning"' not in calm
 

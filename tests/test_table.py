@@ -131,7 +131,8 @@ def test_how_it_was_measured() -> None:
         "3 rounds",
     ):
         assert told in notes
-    assert "fewer than 100" not in notes
+    assert "p99 of fewer than 100" not in notes
+    assert "tries of 30 requests, of fewer than 100 the slowest must keep it" in notes
     few = replace(VGG, single_stream=SingleStream(Latencies(((0.2, 0.3),)), Repeated((0.1,))))
     one = comparison(few, settings=replace(MEASURED.settings, rounds=1))
     assert "p99 of fewer than 100 is the slowest" in " ".join(footnotes(one))
