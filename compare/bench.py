@@ -22,12 +22,12 @@ from rich.console import Console
 from compare import h2load, process_tree
 from compare.bench_row import ModelFacts, Sample, Samples, load_table, make_row, notes, start_table
 from compare.card import model_names, read_card, versions
-from compare.demo import INTERRUPTED, run_to_end
+from compare.demo import run_to_end
 from compare.files import write_text
 from compare.load import Load, Window, closed_loop, one_at_a_time
 from compare.measure import Throughput
 from compare.metrics_page import Counts, read_counts
-from compare.process import NETWEIGHT
+from compare.process import INTERRUPTED, NETWEIGHT
 from compare.server_process import ServerProcess
 from compare.startup import measure_startup, sample_request
 from compare.targets import judge

@@ -19,13 +19,13 @@ import click
 
 from compare import page, results
 from compare.comparison import read, write
-from compare.demo import DATA, INTERRUPTED, Layout, finished_weights, run_to_end
+from compare.demo import DATA, Layout, finished_weights, run_to_end
 from compare.exported import Export
 from compare.families import FAMILIES
+from compare.files import write_text
 from compare.plan import PLANS, Plan
-from compare.process import NETWEIGHT, say
+from compare.process import INTERRUPTED, NETWEIGHT, say
 from compare.run import UnfinishedError, compare
-from models.atomic import replacing
 from models.spec import NetweightError
 
 if TYPE_CHECKING:
@@ -194,12 +194,10 @@ def suffix(comparison: Comparison) -> str:
 def write_pictures(directory: Path, comparison: Comparison) -> list[Path]:
     """Write what VGG-16 costs beside ResNet-50 and MobileNetV2, for light and dark pages; return the paths."""
     paths = []
-    directory.mkdir(parents=True, exist_ok=True)
     for ending, dark in (("", False), ("-dark", True)):
         path = directory / f"cost{suffix(comparison)}{ending}.svg"
         picture = page.figure_svg(comparison, "cost", dark=dark)
-        with replacing(path) as temporary:
-            temporary.write_text(picture, encoding="utf-8")
+        write_text(path, picture)
         paths.append(path)
     return paths
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from compare.comparison import Comparison
     from compare.plan import Plan
 
-INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C ended: 128 + SIGINT."""
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -75,6 +73,7 @@ def compare(
         raise click.UsageError("--fail-over is for --diff OLD NEW")
     if given["metrics_url"] and not given["address"]:
         raise click.UsageError("--metrics-url is of a running server: give its --address too")
+    from compare.process import INTERRUPTED
     from compare.run import UnfinishedError
 
     try:

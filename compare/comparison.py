@@ -17,7 +17,7 @@ from cattrs import Converter
 from cattrs.gen import make_dict_unstructure_fn
 
 from compare.cost import Accuracy, Busy, Caller, CostCard, Latencies, Repeated, Settings
-from models.atomic import replacing
+from compare.files import write_text
 from models.spec import NetweightError
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def as_json(comparison: Comparison) -> str:
 
 def write(path: Path, comparison: Comparison) -> None:
     """Write the JSON file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(as_json(comparison), encoding="utf-8")
+    write_text(path, as_json(comparison))
 
 
 def read(path: Path) -> Comparison:

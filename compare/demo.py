@@ -20,7 +20,7 @@ from rich.console import Console
 
 from compare.card import read_card, versions
 from compare.plan import DEMO, Plan
-from compare.process import NETWEIGHT, say, start
+from compare.process import INTERRUPTED, NETWEIGHT, say, start
 from compare.results import write_all
 from compare.run import UnfinishedError, compare
 from compare.table import show
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 NETWORKS = ("lenet5", "resnet18", "mobilenet_v2", "vgg16_bn")
 DATA = "digits"
-INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C ended: 128 + SIGINT."""
 STOP_TIMEOUT_SECONDS = 10.0
 
 

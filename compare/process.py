@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 NETWEIGHT = (sys.executable, "-P", "-m", "netweight")  # -P: a folder named server where the user stands is not ours
 
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended: 128 + SIGINT."""
+
 # Runs in the child before the command takes its place: prctl(PR_SET_PDEATHSIG, SIGTERM) outlasts exec, and a parent
 # that has ended already is noticed. A Popen preexec_fn would do the same inside a fork of a process with threads.
 END_WITH_PARENT = """
